@@ -1,0 +1,103 @@
+"""Arrow schemas of every table that passes between stages: columns, types, meaning.
+
+The meaning stands in each field's metadata under b"description", so that a reader of the Parquet file sees it too.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+FATES_IN_ORDER = (
+    "kept",
+    "quality",
+    "exact_duplicate",
+    "near_duplicate",
+    "contaminated",
+    "quarantined",
+    "removed",
+)
+SPLITS = ("train", "validation", "test")
+
+
+def _schema(*columns: tuple[str, pa.DataType, bool, str]) -> pa.Schema:
+    """Schema from (name, type, nullable, meaning) rows."""
+    return pa.schema(
+        [pa.field(name, kind, nullable, metadata={"description": meaning}) for name, kind, nullable, meaning in columns]
+    )
+
+
+DOCUMENTS = _schema(
+    ("doc_id", pa.string(), False, "32 hex digits: SHA-256 over source, key and text, cut short"),
+    ("source", pa.string(), False, "what the document is counted under: a package, a file, a data set"),
+    ("key", pa.string(), False, "place within the source: module:qualname, file#row, URL; unique within it"),
+    ("kind", pa.string(), False, "docstring or text"),
+    ("title", pa.string(), True, "name of the documented object, or the document's own title"),
+    ("licence", pa.string(), True, "licence as the source states it"),
+    ("version", pa.string(), True, "version of the package, revision of the data set"),
+    ("num_bytes", pa.int64(), False, "length of the text in UTF-8 bytes"),
+    ("text", pa.string(), False, "canonical text: NFC, newlines as \\n, no NUL, no trailing blanks"),
+)
+
+REJECTED = _schema(
+    ("doc_id", pa.string(), False, "32 hex digits over source and key"),
+    ("source", pa.string(), False, "as in documents"),
+    ("key", pa.string(), False, "as in documents"),
+    ("reason", pa.string(), False, "short name of what is wrong, e.g. not_utf8"),
+    ("detail", pa.string(), True, "where and what, for a person: offset, field, message"),
+)
+
+DECISIONS = _schema(
+    ("doc_id", pa.string(), False, "the document that is dropped"),
+    ("stage", pa.string(), False, "stage that decided"),
+    ("fate", pa.string(), False, "one of FATES_IN_ORDER except kept"),
+    ("reason", pa.string(), False, "name of the rule"),
+    ("keeper", pa.string(), True, "doc_id of the document kept instead, or the evaluation item it contains"),
+    ("figure", pa.float64(), True, "the number that decided: Jaccard, containment, the rule's statistic"),
+)
+
+SPLIT_OF_DOCUMENT = _schema(
+    ("doc_id", pa.string(), False, "a document that survived deduplication"),
+    ("cluster", pa.string(), False, "smallest doc_id of its cluster of similar documents; itself when alone"),
+    ("split", pa.string(), False, "train, validation or test, by hash of the cluster"),
+)
+
+FATES = _schema(
+    ("doc_id", pa.string(), False, "a collected document"),
+    ("source", pa.string(), False, "as in documents"),
+    ("key", pa.string(), False, "as in documents"),
+    ("fate", pa.string(), False, "one of FATES_IN_ORDER"),
+    ("stage", pa.string(), True, "stage that decided; null when kept"),
+    ("reason", pa.string(), True, "rule that decided; null when kept"),
+    ("keeper", pa.string(), True, "document kept instead, or evaluation item contained"),
+    ("figure", pa.float64(), True, "number that decided"),
+    ("split", pa.string(), True, "train, validation or test; null when not kept"),
+    ("num_bytes", pa.int64(), False, "length in UTF-8 bytes; 0 when the document could not be read"),
+)
+
+EXAMPLES = _schema(
+    ("item_id", pa.string(), False, "32 hex digits over task, document and question"),
+    ("task", pa.string(), False, "downstream task"),
+    ("split", pa.string(), False, "train, validation or test: that of its document"),
+    ("doc_id", pa.string(), True, "document it was made from; null for data from outside the corpus"),
+    ("prompt", pa.string(), False, "what the model is given"),
+    ("target", pa.string(), False, "what it should answer"),
+    ("labels", pa.list_(pa.string()), True, "the closed set of answers of a classification task"),
+)
+
+SPANS = _schema(
+    ("doc_id", pa.string(), False, "document the tokens come from"),
+    ("split", pa.string(), False, "train, validation or test"),
+    ("window", pa.int64(), False, "training window that holds the tokens"),
+    ("offset", pa.int32(), False, "position of the first token within the window"),
+    ("start", pa.int32(), False, "position of the first token within the document"),
+    ("num_tokens", pa.int32(), False, "length of the span in tokens"),
+)
+
+PREDICTIONS = _schema(
+    ("item_id", pa.string(), False, "as in examples"),
+    ("task", pa.string(), False, "downstream task"),
+    ("system", pa.string(), False, "model, random_weights, or the name of a baseline"),
+    ("prediction", pa.string(), False, "what the system answered"),
+    ("target", pa.string(), False, "what was wanted"),
+    ("score", pa.float64(), False, "the metric on this item"),
+)

@@ -1,0 +1,41 @@
+"""The base of every configuration, and what of it counts as identity.
+
+Each room of `lm_core` owns its configuration in a `config.py` that loads neither torch nor Prefect. All classes are
+frozen pydantic models: unknown keys are refused, every field has a title (its name), a description and bounds, so that
+one class is the command line, the TOML file and the form in Prefect's UI.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+
+class Config(BaseModel):
+    """A frozen configuration. Subclasses declare fields with `Field(default, description=...)` and bounds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def Location(default: Any, *, description: str) -> Any:  # noqa: N802, it stands where Field stands
+    """A field that says where something is found (a path, an address): never part of an artifact's identity."""
+    return Field(default, description=description, json_schema_extra={"location": True})
+
+
+def is_location(field: FieldInfo) -> bool:
+    """Whether the field was declared with `Location`."""
+    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("location"))
+
+
+def identity_of(value: Any) -> Any:
+    """A configuration as JSON-ready values, without the fields that only say where things are."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        dumped = value.model_dump(mode="json")
+        return {n: identity_of(getattr(value, n)) if isinstance(getattr(value, n), BaseModel | tuple | list) else dumped[n]
+                for n, field in fields.items() if not is_location(field)}  # fmt: skip
+    if isinstance(value, tuple | list):
+        return [identity_of(item) for item in value]
+    return value

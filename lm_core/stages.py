@@ -1,0 +1,131 @@
+"""The stages of the pipeline: one page that says what makes what.
+
+VERSION counts up whenever the values a stage computes change; `tests/golden` holds a digest for each and fails when the
+values moved and the version did not.
+"""
+
+from __future__ import annotations
+
+from lm_core.artifact import (
+    Checkpoint,
+    Corpus,
+    Decisions,
+    DownstreamData,
+    Evaluation,
+    TokenDataset,
+    Tokenizer,
+    ValidCorpus,
+)
+from lm_core.store import Stage
+
+COLLECT = Stage(
+    name="collect",
+    version=1,
+    output=Corpus,
+    function="lm_core.corpus.collect:collect",
+    inputs={},
+    external="lm_core.corpus.collect:source_digests",
+)
+CLEAN = Stage(
+    name="clean",
+    version=1,
+    output=Decisions,
+    function="lm_core.corpus.clean:clean",
+    inputs={"corpus": Corpus},
+)
+DEDUPLICATE = Stage(
+    name="deduplicate",
+    version=1,
+    output=Decisions,
+    function="lm_core.corpus.deduplicate:deduplicate",
+    inputs={"corpus": Corpus, "cleaning": Decisions},
+)
+PREPARE = Stage(
+    name="prepare",
+    version=1,
+    output=DownstreamData,
+    function="lm_core.downstream.prepare:prepare",
+    inputs={"corpus": Corpus, "cleaning": Decisions, "duplicates": Decisions},
+)
+DECONTAMINATE = Stage(
+    name="decontaminate",
+    version=1,
+    output=Decisions,
+    function="lm_core.corpus.decontaminate:decontaminate",
+    inputs={"corpus": Corpus, "cleaning": Decisions, "duplicates": Decisions, "examples": DownstreamData},
+)
+VALIDATE = Stage(
+    name="validate",
+    version=1,
+    output=ValidCorpus,
+    function="tasks.validation:validate",
+    inputs={
+        "corpus": Corpus,
+        "cleaning": Decisions,
+        "duplicates": Decisions,
+        "contamination": Decisions,
+        "examples": DownstreamData,
+    },
+)
+TRAIN_TOKENIZER = Stage(
+    name="train_tokenizer",
+    version=1,
+    output=Tokenizer,
+    function="lm_core.tokenizer:train_tokenizer",
+    inputs={"corpus": ValidCorpus},
+)
+TOKENIZE = Stage(
+    name="tokenize",
+    version=1,
+    output=TokenDataset,
+    function="lm_core.tokens:tokenize",
+    inputs={"corpus": ValidCorpus, "tokenizer": Tokenizer},
+)
+PRETRAIN = Stage(
+    name="pretrain",
+    version=1,
+    output=Checkpoint,
+    function="lm_core.training.pretrain:pretrain",
+    inputs={"tokens": TokenDataset, "tokenizer": Tokenizer},
+)
+FINETUNE = Stage(
+    name="finetune",
+    version=1,
+    output=Checkpoint,
+    function="lm_core.downstream.finetune:finetune",
+    inputs={"base": Checkpoint, "examples": DownstreamData, "corpus": ValidCorpus},
+)
+EVALUATE = Stage(
+    name="evaluate",
+    version=1,
+    output=Evaluation,
+    function="lm_core.evaluation.language:evaluate_language_model",
+    inputs={"base": Checkpoint, "tokens": TokenDataset, "corpus": ValidCorpus},
+)
+EVALUATE_TASK = Stage(
+    name="evaluate_task",
+    version=1,
+    output=Evaluation,
+    function="lm_core.evaluation.downstream:evaluate_task",
+    inputs={
+        "finetuned": Checkpoint,
+        "from_random": Checkpoint,
+        "examples": DownstreamData,
+        "corpus": ValidCorpus,
+    },
+)
+
+PIPELINE = (
+    COLLECT,
+    CLEAN,
+    DEDUPLICATE,
+    PREPARE,
+    DECONTAMINATE,
+    VALIDATE,
+    TRAIN_TOKENIZER,
+    TOKENIZE,
+    PRETRAIN,
+    FINETUNE,
+    EVALUATE,
+    EVALUATE_TASK,
+)
