@@ -106,7 +106,7 @@ class Stage(Generic[ArtifactT]):
 
 def _import(path: str) -> Callable[..., Mapping[str, Any]]:
     module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+    return getattr(importlib.import_module(module), name)
 
 
 @dataclass(frozen=True)
@@ -342,7 +342,7 @@ class Store:
         _fsync(target)
         for directory in [*(p for p in staging.rglob("*") if p.is_dir()), staging]:
             _fsync(directory)
-        os.rename(staging, folder)
+        staging.rename(folder)
         _fsync(folder.parent)
         return folder
 

@@ -1,0 +1,1 @@
+"""Prefect tasks around the stages, tracking and the registry in MLflow, the local servers."""

@@ -1,0 +1,1 @@
+"""Downstream tasks: examples made from documents, fine-tuning."""

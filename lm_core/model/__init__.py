@@ -1,0 +1,1 @@
+"""The modern decoder, the textbook Transformer, generation, export."""
