@@ -82,6 +82,8 @@ EXAMPLES = _schema(
     ("prompt", pa.string(), False, "what the model is given"),
     ("target", pa.string(), False, "what it should answer"),
     ("labels", pa.list_(pa.string()), True, "the closed set of answers of a classification task"),
+    ("references", pa.list_(pa.string()), True, "all accepted answers; null when the target is the only one"),
+    ("group", pa.string(), True, "what items share, an article say: intervals are clustered by it; null: nothing"),
 )
 
 SPANS = _schema(
