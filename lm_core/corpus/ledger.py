@@ -1,0 +1,200 @@
+"""The ledger of documents: one row, one fate, for every document that was ever collected.
+
+Stages between collection and tokenisation write decisions, not copies of the text. This module puts the decisions
+together (`write_fates`), reads the text of the documents that are left (`kept_documents`) and answers what became of
+a document (`fate_counts`, `explain`). All of it is SQL over Parquet that a user can write too:
+
+    SELECT source, fate, count(*) FROM 'workspace/artifacts/validate/*/fates.parquet' GROUP BY ALL ORDER BY ALL
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_contracts.schemas import DOCUMENTS, EXAMPLES, FATES, FATES_IN_ORDER
+from lm_core.artifact import ValidCorpus
+from lm_core.database import connect
+from lm_core.runtime import Runtime
+
+_FATES_SQL = """
+WITH decided AS (
+    SELECT doc_id, fate, stage, reason, keeper, figure FROM decisions
+    QUALIFY row_number() OVER (PARTITION BY doc_id ORDER BY rank, reason, keeper) = 1
+)
+SELECT doc_id, source, key, coalesce(fate, 'kept') AS fate, stage, reason, keeper, figure,
+       CASE WHEN fate IS NULL THEN split END AS split, num_bytes
+FROM documents LEFT JOIN decided USING (doc_id) LEFT JOIN splits USING (doc_id)
+UNION ALL
+SELECT doc_id, source, key, 'quarantined', 'collect', reason, NULL, NULL, NULL, 0 FROM rejected
+ORDER BY doc_id, source, key
+"""
+
+
+def parquet(paths: Path | Sequence[Path]) -> str:
+    """The SQL of a scan of Parquet files, whatever characters their names hold (a bare path would be a glob)."""
+    files = [paths] if isinstance(paths, Path) else list(paths)
+    quoted = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
+    return f"read_parquet([{quoted}], hive_partitioning=false)"
+
+
+def write_table(reader: pa.RecordBatchReader, path: Path, schema: pa.Schema) -> int:
+    """Write a stream of rows as Parquet under its documented schema; returns the number of rows."""
+    num_rows = 0
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in reader:
+            writer.write_table(pa.Table.from_batches([batch]).select(schema.names).cast(schema))
+            num_rows += batch.num_rows
+    return num_rows
+
+
+def register_corpus(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    """Give a connection the views `documents` (with the text) and `rejected` of the corpus in a folder."""
+    shards = sorted(folder.glob("documents-*.parquet"))
+    empty = ", ".join(f"NULL::{_sql_type(field)} AS {field.name}" for field in DOCUMENTS)
+    source = parquet(shards) if shards else f"(SELECT {empty} WHERE false)"
+    connection.execute(f"CREATE VIEW documents AS SELECT * FROM {source}")
+    connection.execute(f"CREATE VIEW rejected AS SELECT * FROM {parquet(folder / 'rejected.parquet')}")
+
+
+def register_decisions(
+    connection: duckdb.DuckDBPyConnection, cleaning: Path, duplicates: Path, contamination: Path
+) -> None:
+    """Give a connection the views `decisions` and `splits` from the folders of the deciding stages.
+
+    A row of `decisions` has a `rank`, the place of its stage in the pipeline: the first stage that drops a document
+    decides its fate.
+    """
+    scans = [
+        f"SELECT *, {rank} AS rank FROM {parquet(folder / 'decisions.parquet')}"
+        for rank, folder in enumerate((cleaning, duplicates, contamination))
+    ]
+    connection.execute(f"CREATE VIEW decisions AS {' UNION ALL '.join(scans)}")
+    connection.execute(f"CREATE VIEW splits AS SELECT * FROM {parquet(duplicates / 'splits.parquet')}")
+
+
+def create_fates(connection: duckdb.DuckDBPyConnection) -> None:
+    """Assemble the table `fates` from the registered corpus and decisions, in the order of doc_id."""
+    connection.execute(f"CREATE TABLE fates AS {_FATES_SQL}")
+
+
+def write_fates(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """Write the table `fates` as Parquet; returns the number of rows."""
+    return write_table(
+        connection.execute("SELECT * FROM fates ORDER BY doc_id, source, key").to_arrow_reader(), path, FATES
+    )
+
+
+# -------------------------------------------------------------------- reading
+
+
+def kept_documents(
+    corpus: ValidCorpus,
+    *,
+    splits: Sequence[str],
+    columns: Sequence[str] = ("doc_id", "text"),
+    runtime: Runtime,
+    batch_rows: int = 4096,
+) -> Iterator[pa.RecordBatch]:
+    """Stream the documents that were kept, in the order of doc_id.
+
+    A doc_id is a hash, so every prefix of the stream is a fair sample of all sources.
+
+    Args:
+        splits: which of train, validation, test.
+        columns: any of `schemas.DOCUMENTS`, and `split`.
+        batch_rows: at most so many documents in a batch.
+    """
+    wanted = ", ".join(f"{'fates' if name == 'split' else 'documents'}.{name}" for name in columns)
+    query = f"""
+        SELECT {wanted} FROM documents JOIN fates USING (doc_id)
+        WHERE fates.fate = 'kept' AND fates.split IN (SELECT unnest(?)) ORDER BY documents.doc_id
+    """
+    with opened(corpus, runtime) as connection:
+        yield from connection.execute(query, [list(splits)]).to_arrow_reader(batch_rows)
+
+
+def documents_by_id(
+    corpus: ValidCorpus, doc_ids: Sequence[str], *, columns: Sequence[str] = ("doc_id", "text"), runtime: Runtime
+) -> pa.Table:
+    """The collected documents (kept or not) of the given ids, in the order of doc_id; unknown ids are left out."""
+    wanted = ", ".join(f"documents.{name}" for name in columns)
+    query = f"SELECT {wanted} FROM documents WHERE doc_id IN (SELECT unnest(?)) ORDER BY doc_id"
+    with opened(corpus, runtime) as connection:
+        return connection.execute(query, [list(doc_ids)]).to_arrow_table()
+
+
+def kept_examples(
+    corpus: ValidCorpus, *, runtime: Runtime, task: str | None = None, splits: Sequence[str] | None = None
+) -> pa.Table:
+    """The examples that passed the gate: their document (if any) was kept and no contract put them aside.
+
+    Returns:
+        A table of `schemas.EXAMPLES`, in the order of item_id.
+    """
+    query = f"""
+        SELECT examples.* FROM {parquet(corpus.input_folder("examples") / "examples.parquet")} AS examples
+        LEFT JOIN fates USING (doc_id)
+        WHERE (examples.doc_id IS NULL OR fates.fate = 'kept')
+          AND item_id NOT IN (SELECT row_key FROM {parquet(corpus.file("quarantine.parquet"))}
+                              WHERE table_name = 'examples')
+          AND ($task IS NULL OR task = $task)
+          AND ($splits IS NULL OR list_contains($splits, examples.split))
+        ORDER BY item_id
+    """
+    with opened(corpus, runtime) as connection:
+        table = connection.execute(query, {"task": task, "splits": list(splits) if splits else None}).to_arrow_table()
+    return table.select(EXAMPLES.names).cast(EXAMPLES)
+
+
+def fate_counts(corpus: ValidCorpus, *, runtime: Runtime) -> dict[str, Any]:
+    """How many documents met which fate, in all and by source.
+
+    Returns:
+        {"collected", "kept", "fates": {fate: n}, "by_source": {source: {"collected", "kept", "fates": {fate: n}}}},
+        sources in the order of their documents' number, the largest first.
+    """
+    with opened(corpus, runtime) as connection:
+        return count_fates(connection)
+
+
+def count_fates(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    """`fate_counts` over the table or view `fates` of a connection."""
+    rows = connection.execute(
+        "SELECT source, fate, count(*) AS n, sum(n) OVER (PARTITION BY source) AS total "
+        "FROM fates GROUP BY source, fate ORDER BY total DESC, source, fate"
+    ).fetchall()
+    by_source: dict[str, dict[str, int]] = {}
+    totals: dict[str, int] = {}
+    for source, fate, number, _ in rows:
+        by_source.setdefault(source, {})[fate] = number
+        totals[fate] = totals.get(fate, 0) + number
+    return _counted(totals) | {"by_source": {source: _counted(fates) for source, fates in by_source.items()}}
+
+
+@contextmanager
+def opened(corpus: ValidCorpus, runtime: Runtime, *others: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with the views `documents`, `rejected` and `fates`, of files in reach."""
+    inputs = {name: corpus.input_folder(name) for name in corpus.inputs}
+    with connect(runtime, folders=[corpus.folder, *inputs.values(), *others]) as connection:
+        register_corpus(connection, inputs["corpus"])
+        connection.execute(f"CREATE VIEW fates AS SELECT * FROM {parquet(corpus.file('fates.parquet'))}")
+        yield connection
+
+
+def _counted(fates: dict[str, int]) -> dict[str, Any]:
+    return {
+        "collected": sum(fates.values()),
+        "kept": fates.get("kept", 0),
+        "fates": {fate: fates.get(fate, 0) for fate in FATES_IN_ORDER},
+    }
+
+
+def _sql_type(field: pa.Field) -> str:
+    return "BIGINT" if pa.types.is_integer(field.type) else "VARCHAR"

@@ -1,0 +1,20 @@
+"""Configuration of the stage `validate`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lm_core.config import Config, Location
+
+
+class ValidateConfig(Config):
+    """What a corpus must be before a model may be trained on it."""
+
+    contracts_folder: str | None = Location(
+        None,
+        description="Folder of contracts (documents.yaml, fates.yaml, ...) that stand in for the built-in ones of the "
+        "same name; their content counts as an input of the stage.",
+    )
+    min_train_documents: int = Field(
+        1, ge=1, le=1_000_000_000, description="Fewest kept documents that split train may have, in documents."
+    )
