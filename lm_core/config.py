@@ -32,10 +32,14 @@ def is_location(field: FieldInfo) -> bool:
 def identity_of(value: Any) -> Any:
     """A configuration as JSON-ready values, without the fields that only say where things are."""
     if isinstance(value, BaseModel):
-        fields = type(value).model_fields
         dumped = value.model_dump(mode="json")
-        return {n: identity_of(getattr(value, n)) if isinstance(getattr(value, n), BaseModel | tuple | list) else dumped[n]
-                for n, field in fields.items() if not is_location(field)}  # fmt: skip
+        nested = (BaseModel, tuple, list)
+        identity = {}
+        for name, field in type(value).model_fields.items():
+            if not is_location(field):
+                part = getattr(value, name)
+                identity[name] = identity_of(part) if isinstance(part, nested) else dumped[name]
+        return identity
     if isinstance(value, tuple | list):
         return [identity_of(item) for item in value]
     return value

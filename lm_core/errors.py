@@ -41,7 +41,7 @@ class TryLaterError(MillraceError):
     exit_code = 75
 
 
-class Preempted(MillraceError):
+class Preempted(MillraceError):  # noqa: N818, the field's word
     """Stopped on request (SIGTERM) after a clean checkpoint; running again resumes."""
 
     exit_code = 143

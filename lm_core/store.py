@@ -118,12 +118,14 @@ class Build:
         work: scratch folder that survives a kill: partial shards, checkpoints. Removed after publication.
         runtime: where it runs.
         progress: call it with (done, total or None, unit, **figures).
+        published: where the folder will stand once it is complete.
     """
 
     folder: Path
     work: Path
     runtime: Runtime
     progress: Progress = silent
+    published: Path | None = None
 
 
 def canonical_json(value: Any) -> str:
@@ -256,8 +258,12 @@ class Store:
         config: BaseModel,
         inputs: Mapping[str, Artifact],
         progress: Progress = silent,
+        on_start: Callable[[Build], None] | None = None,
     ) -> tuple[ArtifactT, bool]:
         """Return the artifact of (stage, config, inputs), making it first if need be.
+
+        Args:
+            on_start: called once when the artifact has to be made, before its stage begins.
 
         Returns:
             The handle, and whether it was found (True) rather than made (False).
@@ -279,7 +285,7 @@ class Store:
             if found:
                 return found, True
             with disk_errors(self.runtime.workspace):
-                return self._make(stage, config, fingerprint, inputs, external, progress), False
+                return self._make(stage, config, fingerprint, inputs, external, progress, on_start), False
 
     def _make(
         self,
@@ -289,6 +295,7 @@ class Store:
         inputs: Mapping[str, Artifact],
         external: Mapping[str, str],
         progress: Progress,
+        on_start: Callable[[Build], None] | None,
     ) -> ArtifactT:
         staging = self.runtime.workspace / "staging" / uuid.uuid4().hex
         work = self.runtime.workspace / "work" / stage.name / fingerprint
@@ -296,7 +303,10 @@ class Store:
             path.mkdir(parents=True, exist_ok=True)
         started = time.time()
         try:
-            build = Build(folder=staging, work=work, runtime=self.runtime, progress=progress)
+            published = self.folder(stage.name, fingerprint)
+            build = Build(staging, work, self.runtime, progress, published)
+            if on_start:
+                on_start(build)
             statistics = dict(stage.load()(build, config, **inputs))
             manifest = {
                 "format": MANIFEST_FORMAT,
@@ -318,7 +328,7 @@ class Store:
                 "created": started,
                 "seconds": round(time.time() - started, 3),
             }
-            folder = self._publish(staging, self.folder(stage.name, fingerprint), manifest)
+            folder = self._publish(staging, published, manifest)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         shutil.rmtree(work, ignore_errors=True)

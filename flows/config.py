@@ -1,0 +1,131 @@
+"""The configuration of a run: one frozen pydantic class that is the command line, the TOML file and Prefect's form.
+
+A configuration is a preset, changed by a TOML file, changed by `--data`, changed by `--set section.field=value`. Unknown
+names are refused with the nearest valid one; a value out of bounds is refused with the field's name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from lm_core.config import Config
+from lm_core.corpus.config import CleanConfig, CollectConfig, DeduplicateConfig, DecontaminateConfig
+from lm_core.corpus.ledger_config import ValidateConfig
+from lm_core.downstream.config import EvaluateConfig, EvaluateTaskConfig, FinetuneConfig, PrepareConfig
+from lm_core.errors import UserError
+from lm_core.training.config import PretrainConfig, TokenizeConfig, TokenizerConfig
+
+
+class RegistryConfig(Config):
+    """How the model is registered and when it is promoted."""
+
+    model_name: str = Field(
+        "millrace",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,60}$",
+        description="Name of the model in the MLflow registry; fine-tunes are registered as NAME-TASK.",
+    )
+    promote: bool = Field(
+        True, description="Make the new version champion when it passes the gate; otherwise it stays challenger."
+    )
+
+
+class PipelineConfig(Config):
+    """Everything that decides what a run produces, section by stage."""
+
+    collect: CollectConfig = Field(default_factory=CollectConfig, description="Where documents come from.")
+    clean: CleanConfig = Field(default_factory=CleanConfig, description="Quality rules.")
+    deduplicate: DeduplicateConfig = Field(default_factory=DeduplicateConfig, description="Exact and near duplicates.")
+    prepare: PrepareConfig = Field(default_factory=PrepareConfig, description="Examples of the downstream tasks.")
+    decontaminate: DecontaminateConfig = Field(
+        default_factory=DecontaminateConfig, description="Training text that holds evaluation items."
+    )
+    validation: ValidateConfig = Field(default_factory=ValidateConfig, description="The gate of the stage validate.")
+    train_tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig, description="The tokenizer.")
+    tokenize: TokenizeConfig = Field(default_factory=TokenizeConfig, description="Token shards and packing.")
+    pretrain: PretrainConfig = Field(default_factory=PretrainConfig, description="Model, optimizer and budget.")
+    finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, description="Fine-tuning, for each task alike.")
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Language-model evaluation.")
+    evaluate_task: EvaluateTaskConfig = Field(default_factory=EvaluateTaskConfig, description="Downstream evaluation.")
+    registry: RegistryConfig = Field(default_factory=RegistryConfig, description="Registration and promotion.")
+
+
+def load_config(
+    base: PipelineConfig, *, toml: Path | None = None, data: str | None = None, settings: Sequence[str] = ()
+) -> PipelineConfig:
+    """A preset, changed by a TOML file, by a data folder and by `section.field=value` settings, in this order.
+
+    Raises:
+        UserError: unknown name (the nearest valid one is offered), impossible value, unreadable file.
+    """
+    values = base.model_dump()
+    if toml is not None:
+        values = _merged(values, _read_toml(toml))
+    if data is not None:
+        values = _merged(values, {"collect": {"sources": [{"kind": "local_files", "path": data}]}})
+    for setting in settings:
+        values = _merged(values, _parse_setting(setting))
+    try:
+        return PipelineConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_first_problem(error)) from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"configuration file {path} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"configuration file {path} is not valid TOML: {error}") from None
+
+
+def _parse_setting(setting: str) -> dict[str, Any]:
+    path, equals, text = setting.partition("=")
+    if not equals:
+        raise UserError(f"--set {setting}: write it as section.field=value")
+    try:
+        value: Any = json.loads(text)
+    except ValueError:
+        value = text
+    for name in reversed(path.strip().split(".")):
+        value = {name: value}
+    return dict(value)
+
+
+def _merged(values: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Deep merge of mappings; anything else is replaced."""
+    result = dict(values)
+    for name, value in change.items():
+        old = result.get(name)
+        result[name] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def _first_problem(error: ValidationError) -> str:
+    """One line for a person: field, value, what would be right."""
+    problem = error.errors()[0]
+    path = [str(part) for part in problem["loc"]]
+    name = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, field_names(PipelineConfig), n=1, cutoff=0.0)
+        return f"unknown configuration key {name}; did you mean {near[0]}?"
+    return f"configuration key {name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"
+
+
+def field_names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """All settable names, as `--set` takes them."""
+    names = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names += field_names(kind, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names

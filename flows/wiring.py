@@ -1,0 +1,147 @@
+"""What feeds what: the pipeline as one straight line, read by the flow that runs it and by the planner alike.
+
+`run(stage, config, label=..., **inputs)` returns the handle of the stage's artifact. The flow's `run` makes the artifact
+in a Prefect task; the planner's only asks the store whether it would be found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from flows.config import PipelineConfig
+from lm_core import stages
+from lm_core.artifact import Artifact, ArtifactT, Checkpoint, DownstreamData, Evaluation, ValidCorpus
+from lm_core.config import Config
+from lm_core.errors import UserError
+from lm_core.store import Stage
+
+
+class Run(Protocol):
+    """Makes, finds or plans the artifact of one stage."""
+
+    def __call__(
+        self, stage: Stage[ArtifactT], config: Config, *, label: str | None = None, **inputs: Artifact
+    ) -> ArtifactT: ...
+
+
+class UntilReached(Exception):  # noqa: N818, not an error: it ends the straight line early
+    """All stages up to the one named by `--until` are done."""
+
+
+@dataclass(frozen=True)
+class Until:
+    """The last stage that a run should reach; None for all of them."""
+
+    stage: str | None = None
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in stages.PIPELINE]
+        if self.stage is not None and self.stage not in names:
+            raise UserError(f"--until {self.stage}: there is no such stage; the stages are {', '.join(names)}")
+
+    def check(self, stage: Stage) -> None:
+        """Raise UntilReached for a stage that stands beyond the last one."""
+        names = [stage.name for stage in stages.PIPELINE]
+        if self.stage is not None and names.index(stage.name) > names.index(self.stage):
+            raise UntilReached
+
+
+@dataclass(frozen=True)
+class TaskProducts:
+    """What one downstream task yields."""
+
+    finetuned: Checkpoint
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Products:
+    """What a pipeline run yields, as handles."""
+
+    corpus: ValidCorpus
+    examples: DownstreamData
+    base: Checkpoint
+    evaluation: Evaluation
+    tasks: dict[str, TaskProducts] = field(default_factory=dict)
+
+
+def corpus_to_model(config: PipelineConfig, run: Run) -> Products:
+    """From sources to an evaluated model and its fine-tunes."""
+    corpus = run(stages.COLLECT, config.collect)
+    cleaning = run(stages.CLEAN, config.clean, corpus=corpus)
+    duplicates = run(stages.DEDUPLICATE, config.deduplicate, corpus=corpus, cleaning=cleaning)
+    examples = run(stages.PREPARE, config.prepare, corpus=corpus, cleaning=cleaning, duplicates=duplicates)
+    contamination = run(
+        stages.DECONTAMINATE,
+        config.decontaminate,
+        corpus=corpus,
+        cleaning=cleaning,
+        duplicates=duplicates,
+        examples=examples,
+    )
+    valid = run(
+        stages.VALIDATE,
+        config.validation,
+        corpus=corpus,
+        cleaning=cleaning,
+        duplicates=duplicates,
+        contamination=contamination,
+        examples=examples,
+    )
+    tokenizer = run(stages.TRAIN_TOKENIZER, config.train_tokenizer, corpus=valid)
+    tokens = run(stages.TOKENIZE, config.tokenize, corpus=valid, tokenizer=tokenizer)
+    base = run(stages.PRETRAIN, config.pretrain, tokens=tokens, tokenizer=tokenizer)
+    tasks = tasks_of(examples, config)
+    finetuned = {task: finetune(task, config, run, base=base, examples=examples, corpus=valid) for task in tasks}
+    evaluation = run(stages.EVALUATE, config.evaluate, base=base, tokens=tokens, corpus=valid)
+    evaluated = {
+        task: evaluate_task(task, config, run, *finetuned[task], examples=examples, corpus=valid) for task in tasks
+    }
+    return Products(
+        corpus=valid,
+        examples=examples,
+        base=base,
+        evaluation=evaluation,
+        tasks={task: TaskProducts(finetuned[task][0], evaluated[task]) for task in tasks},
+    )
+
+
+def tasks_of(examples: DownstreamData, config: PipelineConfig) -> tuple[str, ...]:
+    """The downstream tasks there is data for; before that is known, those that are asked for."""
+    return tuple(examples.statistics.get("tasks", config.prepare.tasks))
+
+
+def finetune(
+    task: str, config: PipelineConfig, run: Run, *, base: Checkpoint, examples: DownstreamData, corpus: ValidCorpus
+) -> tuple[Checkpoint, Checkpoint]:
+    """Fine-tune for one task, and beside it the same model from random weights with the same budget."""
+    inputs = {"base": base, "examples": examples, "corpus": corpus}
+    settings = config.finetune.model_copy(update={"task": task})
+    from_scratch = settings.model_copy(update={"from_random": True})
+    return (
+        run(stages.FINETUNE, settings, label=f"finetune {task}", **inputs),
+        run(stages.FINETUNE, from_scratch, label=f"finetune {task} from random weights", **inputs),
+    )
+
+
+def evaluate_task(
+    task: str,
+    config: PipelineConfig,
+    run: Run,
+    finetuned: Checkpoint,
+    from_random: Checkpoint,
+    *,
+    examples: DownstreamData,
+    corpus: ValidCorpus,
+) -> Evaluation:
+    """Score a fine-tune on held-out items, beside its baselines."""
+    return run(
+        stages.EVALUATE_TASK,
+        config.evaluate_task.model_copy(update={"task": task}),
+        label=f"evaluate {task}",
+        finetuned=finetuned,
+        from_random=from_random,
+        examples=examples,
+        corpus=corpus,
+    )

@@ -1,0 +1,46 @@
+"""Settings that other packages read from the environment, made before they are imported.
+
+Prefect and MLflow read theirs at import; this module imports neither and is called first thing by the command line.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Nothing phones home, nothing is unpickled, no ephemeral server, no hub unless a source names one.
+QUIET = {
+    "DO_NOT_TRACK": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GX_ANALYTICS_ENABLED": "false",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",
+    # Against a server that is gone MLflow otherwise blocks for minutes; the journal keeps what could not be sent.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "TOKENIZERS_PARALLELISM": "true",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+def prepare_environment(workspace: Path) -> None:
+    """Set what is not set already; PREFECT_HOME and with it Prefect's database stand in the workspace."""
+    for name, value in (QUIET | {"PREFECT_HOME": str(workspace / "prefect")}).items():
+        os.environ.setdefault(name, value)
+    os.environ["MILLRACE_WORKSPACE"] = str(workspace)
+
+
+def configured_address(service: str) -> str | None:
+    """Address of a server the user already has (PREFECT_API_URL, MLFLOW_TRACKING_URI); None for a managed one."""
+    return os.environ.get({"prefect": "PREFECT_API_URL", "mlflow": "MLFLOW_TRACKING_URI"}[service]) or None
+
+
+def use_addresses(*, prefect_api: str | None, mlflow: str | None) -> None:
+    """Point this process, and those it starts, at the servers."""
+    if prefect_api:
+        os.environ["PREFECT_API_URL"] = prefect_api
+    if mlflow:
+        os.environ["MLFLOW_TRACKING_URI"] = mlflow

@@ -1,0 +1,149 @@
+"""Runs one stage as a Prefect task: pick the inputs, call the store, report. The same few lines for every stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.states import Completed, State
+
+from lm_core.artifact import Artifact, ArtifactT
+from lm_core.config import Config, identity_of
+from lm_core.runtime import Runtime
+from lm_core.store import Build, Stage, Store, git_commit
+from tasks.display import Display, describe
+from tasks.reports import report_on, summary_of
+from tasks.tracking import Journal
+
+PREFECT_LOG_EVERY_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """How one stage went. `state` is Completed or Cached, as in Prefect."""
+
+    name: str
+    seconds: float
+    state: str
+
+
+@dataclass
+class StageRunner:
+    """The wiring's `run`: makes or finds the artifact of each stage in a task of its own.
+
+    Attributes:
+        until: called with each stage first; raises to end the line early.
+    """
+
+    runtime: Runtime
+    journal: Journal
+    display: Display
+    until: Callable[[Stage], None]
+    records: list[StageRecord] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.store = Store(self.runtime)
+
+    def __call__(
+        self, stage: Stage[ArtifactT], config: Config, *, label: str | None = None, **inputs: Artifact
+    ) -> ArtifactT:
+        """Run the stage as a task named after it; its state is `Cached` when the artifact was there."""
+        self.until(stage)
+        name = label or stage.name
+
+        # The inputs are the task's only parameter: from them Prefect draws the graph of the run.
+        @task(name=stage.name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
+        def execute(inputs: Mapping[str, Artifact]) -> State[ArtifactT] | ArtifactT:
+            artifact, cached = self._make(stage, name, config, inputs)
+            return Completed(name="Cached", data=artifact) if cached else artifact
+
+        return self.recorded(name, lambda: execute(inputs, return_state=True))
+
+    def recorded(self, name: str, run: Callable[[], State[Any]]) -> Any:
+        """Run something that returns a Prefect state; show it, and keep how it went."""
+        started = time.monotonic()
+        self.display.begin(name)
+        state = run()
+        result = state.result()
+        seconds = time.monotonic() - started
+        shown = "Cached" if state.name == "Cached" else "Completed"
+        self.records.append(StageRecord(name, round(seconds, 3), shown))
+        self.display.end(name, shown, seconds, summary_of(result) if isinstance(result, Artifact) else str(result))
+        return result
+
+    def _make(
+        self, stage: Stage[ArtifactT], name: str, config: Config, inputs: Mapping[str, Artifact]
+    ) -> tuple[ArtifactT, bool]:
+        run_key = ""
+
+        def begin(build: Build) -> None:
+            nonlocal run_key
+            run_key = self.journal.child(name, {"millrace.stage": stage.name, "millrace.code": git_commit() or "unknown"})
+            self.journal.write("params", run_key, values=_flat(identity_of(config)))
+            self.journal.write(
+                "tail",
+                run_key,
+                path=str(build.folder / "journal.jsonl"),
+                final=str(build.published / "journal.jsonl") if build.published else None,
+            )
+            self.journal.start_forwarder()
+
+        try:
+            artifact, cached = self.store.build(stage, config, inputs, self._progress(name), begin)
+        except BaseException:
+            if run_key:
+                self.journal.end(run_key, "FAILED")
+            raise
+        report = report_on(artifact, self.store)
+        create_markdown_artifact(report.markdown, key=stage.name.replace("_", "-"), description=name)
+        if run_key:
+            self._track(run_key, artifact, report.markdown, report.pictures)
+        return artifact, cached
+
+    def _track(self, key: str, artifact: Artifact, markdown: str, pictures: Mapping[str, bytes]) -> None:
+        self.journal.metrics(key, _flat(artifact.statistics))
+        self.journal.write(
+            "dataset",
+            key,
+            name=type(artifact).__name__,
+            digest=artifact.content_digest,
+            source=str(artifact.folder),
+            profile={n: v for n, v in artifact.statistics.items() if isinstance(v, int | float | str)},
+            context=artifact.stage,
+        )
+        folder = self.journal.folder / "pictures" / key
+        for name, picture in pictures.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(picture)
+            self.journal.write("file", key, path=str(folder / name), folder="pictures")
+        self.journal.write("text", key, name="report.md", text=markdown)
+        self.journal.end(key, "FINISHED")
+
+    def _progress(self, name: str) -> Callable[..., None]:
+        logger = get_run_logger()
+        started = last = time.monotonic()
+
+        def progress(done: float, total: float | None, unit: str, **figures: float) -> None:
+            nonlocal last
+            self.display.progress(name, done, total, unit, figures)
+            now = time.monotonic()
+            if now - last > PREFECT_LOG_EVERY_SECONDS:
+                last = now
+                logger.info("%s: %s", name, describe(done, total, unit, now - started, figures))
+
+        return progress
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level, names joined by dots: what MLflow takes."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        flat |= _flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return flat
