@@ -1,0 +1,80 @@
+"""Data sets of the Hugging Face hub, and local files through the same loader."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from lm_core.corpus.config import HubDataset
+from lm_core.corpus.sources.file_digests import file_digests
+from lm_core.corpus.sources.rows import document_of_row, text_column
+from lm_core.corpus.text import Document, Rejected
+from lm_core.errors import TryLaterError, UserError
+from lm_core.runtime import Runtime
+
+LOCAL_BUILDERS = ("json", "csv", "parquet", "text")
+
+
+def hub_digests(config: HubDataset, runtime: Runtime) -> dict[str, str]:
+    """Identity: the revision of a data set on the hub, the contents of local files.
+
+    A branch such as `main` names what it points to now: pin a commit to be sure.
+    """
+    if config.data_files is None:
+        return {"revision": f"{config.name}@{config.revision}"}
+    total = hashlib.sha256()
+    for digest in file_digests(_data_files(config), runtime).values():
+        total.update(digest.encode())
+    return {"files": total.hexdigest()}
+
+
+def _data_files(config: HubDataset) -> list[Path]:
+    paths = sorted(Path(path).absolute() for path in glob.glob(str(config.data_files), recursive=True))
+    if not paths:
+        raise UserError(f"data_files={config.data_files} matches no file")
+    return paths
+
+
+def read_hub_dataset(config: HubDataset, runtime: Runtime) -> Iterator[Document | Rejected]:
+    """Rows as documents, streamed: nothing is downloaded beyond what is read.
+
+    Raises:
+        UserError: no such data set, split or column.
+        TryLaterError: the hub does not answer.
+    """
+    import datasets
+
+    if config.name in LOCAL_BUILDERS and config.data_files is None:
+        raise UserError(f"the local builder {config.name!r} needs data_files")
+    files = [str(path) for path in _data_files(config)] if config.data_files else None
+    try:
+        rows = datasets.load_dataset(
+            config.name,
+            config.subset,
+            split=config.split,
+            revision=None if files else config.revision,
+            data_files=files,
+            streaming=True,
+        )
+        column: str | None = None
+        for number, row in enumerate(rows, 1):
+            column = column or text_column(list(row), config.text_column, f"data set {config.name}")
+            yield document_of_row(
+                row,
+                text=column,
+                place=config.split,
+                number=number,
+                source=config.name.rpartition("/")[2],
+                max_bytes=config.max_document_bytes,
+            )
+            if number == config.max_documents:
+                break
+    except ConnectionError as error:
+        raise TryLaterError(
+            f"the hub does not answer for {config.name} ({str(error)[:200]}); try again later"
+        ) from None
+    except (FileNotFoundError, ValueError, datasets.exceptions.DatasetsError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise UserError(f"data set {config.name} cannot be read: {first_line[:300]}") from None

@@ -1,0 +1,84 @@
+"""A row of any table as a document: which columns mean what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lm_core.corpus.text import Document, Rejected, canonical
+from lm_core.errors import UserError
+
+TEXT_COLUMNS = ("text", "content", "body", "document", "article", "story", "raw_content", "markdown", "passage")
+_TITLE_COLUMNS = ("title", "name", "headline", "path")
+_KEY_COLUMNS = ("doc_id", "id", "url")
+_LICENCE_COLUMNS = ("licence", "license")
+_VERSION_COLUMNS = ("version", "revision", "commit")
+
+
+def text_column(columns: Sequence[str], wanted: str | None, where: str) -> str:
+    """The column that holds the text: the one named, else the first with a usual name, else the only one.
+
+    Raises:
+        UserError: naming the columns there are.
+    """
+    if wanted is not None:
+        if wanted not in columns:
+            raise UserError(f"{where} has no column {wanted!r}; it has {', '.join(columns)[:300]}")
+        return wanted
+    by_lower = {column.lower(): column for column in reversed(columns)}
+    for name in TEXT_COLUMNS:
+        if name in by_lower:
+            return by_lower[name]
+    if len(columns) == 1:
+        return columns[0]
+    raise UserError(
+        f"{where} has no column with a usual name for text; set text_column to one of {', '.join(columns)[:300]}"
+    )
+
+
+def columns_to_read(columns: Sequence[str], text: str) -> list[str]:
+    """The text and what describes it; nothing else need be read."""
+    described = {*_TITLE_COLUMNS, *_KEY_COLUMNS, *_LICENCE_COLUMNS, *_VERSION_COLUMNS, "source"}
+    return [column for column in columns if column == text or column in described]
+
+
+def document_of_row(
+    row: Mapping[str, Any], *, text: str, place: str, number: int, source: str, max_bytes: int
+) -> Document | Rejected:
+    """A row as a document, or the reason why it is none.
+
+    Args:
+        text: name of the column with the text.
+        place: file the row stands in, relative to the root; becomes part of the key.
+        number: of the row within the file, from 1.
+        source: what it counts under, unless the row has a column `source`.
+    """
+    source = _word(row, ("source",)) or source
+    key = f"{place}#{_word(row, _KEY_COLUMNS) or number}"
+    value = row.get(text)
+    if not isinstance(value, str):
+        kind = "no text" if value is None else f"text is of type {type(value).__name__}"
+        return Rejected(source, key, "no_text", f"row {number}: {kind}")
+    if len(value) > max_bytes:
+        return Rejected(source, key, "too_long", f"row {number}: more than {max_bytes} bytes")
+    content = canonical(value)
+    if not content:
+        return Rejected(source, key, "empty", f"row {number}: no text")
+    return Document(
+        source,
+        key,
+        "text",
+        content,
+        title=_word(row, _TITLE_COLUMNS),
+        licence=_word(row, _LICENCE_COLUMNS),
+        version=_word(row, _VERSION_COLUMNS),
+    )
+
+
+def _word(row: Mapping[str, Any], columns: tuple[str, ...]) -> str | None:
+    """First of the columns that holds a short value."""
+    for column in columns:
+        value = row.get(column)
+        if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+            return canonical(str(value))[:500].replace("\n", " ") or None
+    return None

@@ -1,0 +1,63 @@
+"""One spelling for each text, and the identity of a document."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from dataclasses import dataclass
+
+# NUL and the other control characters, byte-order marks and lone surrogates; tab and newline stay.
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f\x80-\x84\x86-\x9f\ufeff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_NEWLINE = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+
+
+def canonical(text: str) -> str:
+    """NFC, newlines as \\n, no control characters, no blanks at line ends, no blank lines around.
+
+    A lone surrogate, which UTF-8 cannot hold, becomes U+FFFD.
+    """
+    text = _NEWLINE.sub("\n", text)
+    text = _CONTROL.sub("", text)
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", _SURROGATE.sub("\ufffd", text))
+    # Line by line: a regular expression for trailing blanks is quadratic in a long run of them.
+    return "\n".join([line.rstrip() for line in text.split("\n")]).strip("\n")
+
+
+def _short_sha256(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document as a reader found it; `text` is canonical."""
+
+    source: str
+    key: str
+    kind: str
+    text: str
+    title: str | None = None
+    licence: str | None = None
+    version: str | None = None
+
+    @property
+    def doc_id(self) -> str:
+        """32 hex digits: SHA-256 over source, key and text, cut short."""
+        return _short_sha256(self.source, self.key, self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Something a reader found but could not use, with its place."""
+
+    source: str
+    key: str
+    reason: str
+    detail: str | None = None
+
+    @property
+    def doc_id(self) -> str:
+        """32 hex digits over source and key."""
+        return _short_sha256(self.source, self.key)
