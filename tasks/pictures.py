@@ -1,0 +1,100 @@
+"""Pictures for people: loss curves, the corpus funnel, score bars. PNG bytes, small enough for a data URI."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK, ACCENT, QUIET, GOOD = "#1f2933", "#0f6cbd", "#9fb3c8", "#2f855a"
+FATE_COLOURS = {
+    "kept": GOOD,
+    "quality": "#dd8452",
+    "exact_duplicate": "#8172b3",
+    "near_duplicate": "#b39ddb",
+    "contaminated": "#c44e52",
+    "quarantined": "#e6b800",
+    "removed": INK,
+}
+
+
+def _figure(width: float, height: float) -> tuple[Any, Axes]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=INK)
+    return figure, axes
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def data_uri(picture: bytes) -> str:
+    """A PNG as a data URI: Prefect's Markdown renders these, and strips SVG."""
+    return "data:image/png;base64," + base64.b64encode(picture).decode()
+
+
+def loss_curve(journal: Path) -> bytes | None:
+    """Training and validation loss over the steps of a training journal; None when it has no losses."""
+    lines = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
+    train = [(line["step"], line["train_loss"]) for line in lines if "train_loss" in line]
+    validation = [(line["step"], line["val_loss"]) for line in lines if "val_loss" in line]
+    if not train:
+        return None
+    figure, axes = _figure(6.4, 3.2)
+    axes.plot(*zip(*train, strict=True), color=QUIET, linewidth=1.2, label="training")
+    if validation:
+        axes.plot(*zip(*validation, strict=True), color=ACCENT, marker="o", markersize=3, label="validation")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats per token)")
+    axes.legend(frameon=False)
+    return _png(figure)
+
+
+def funnel(by_source: Mapping[str, Mapping[str, Any]], limit: int = 20) -> bytes:
+    """Fates by source as stacked bars, the biggest sources first; the rest is summed up."""
+    ranked = sorted(by_source.items(), key=lambda item: -item[1]["collected"])
+    rows = [(name, dict(counts["fates"])) for name, counts in ranked[:limit]]
+    rest = ranked[limit:]
+    if rest:
+        fates = {fate: sum(counts["fates"].get(fate, 0) for _, counts in rest) for fate in FATE_COLOURS}
+        rows.append((f"{len(rest)} more sources", fates))
+    figure, axes = _figure(7.2, 0.9 + 0.26 * len(rows))
+    left = [0.0] * len(rows)
+    names = [name for name, _ in rows]
+    for fate, colour in FATE_COLOURS.items():
+        widths = [float(fates.get(fate, 0)) for _, fates in rows]
+        if any(widths):
+            axes.barh(names, widths, left=left, color=colour, label=fate.replace("_", " "), height=0.72)
+            left = [a + b for a, b in zip(left, widths, strict=True)]
+    axes.invert_yaxis()
+    axes.set_xlabel("documents")
+    axes.legend(frameon=False, loc="lower right")
+    return _png(figure)
+
+
+def score_bars(scores: Sequence[tuple[str, float]], metric: str, low: float, high: float) -> bytes:
+    """Systems side by side; the first is ours and carries its interval."""
+    figure, axes = _figure(6.0, 0.8 + 0.34 * len(scores))
+    names = [name.replace("_", " ") for name, _ in scores]
+    values = [value for _, value in scores]
+    axes.barh(names, values, color=[ACCENT] + [QUIET] * (len(scores) - 1), height=0.66)
+    axes.errorbar([values[0]], [0], xerr=[[max(values[0] - low, 0)], [max(high - values[0], 0)]], color=INK, capsize=3)
+    for place, value in enumerate(values):
+        axes.text(value, place, f"  {value:.3f}", va="bottom" if place == 0 else "center", color=INK, fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlabel(metric.replace("_", " "))
+    return _png(figure)

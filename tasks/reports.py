@@ -1,0 +1,187 @@
+"""What each stage leaves for a person: a Markdown artifact in Prefect, the same text and its pictures in MLflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from lm_core.artifact import (
+    Artifact,
+    Checkpoint,
+    Corpus,
+    Decisions,
+    DownstreamData,
+    Evaluation,
+    TokenDataset,
+    Tokenizer,
+    ValidCorpus,
+)
+from lm_core.store import Store
+from tasks import pictures
+from tasks.display import amount
+
+SAMPLE_ROWS = 6
+
+
+@dataclass(frozen=True)
+class Report:
+    """Markdown, and pictures by file name (they also stand in the Markdown as data URIs)."""
+
+    markdown: str
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table; cells are made safe."""
+
+    def cell(value: Any) -> str:
+        text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+        return text.replace("|", "\\|").replace("\n", " ")
+
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _picture(title: str, picture: bytes) -> str:
+    return f"![{title}]({pictures.data_uri(picture)})"
+
+
+def _figures(statistics: Mapping[str, Any]) -> str:
+    rows = [(name.replace("_", " "), value) for name, value in statistics.items() if isinstance(value, int | float | str)]
+    return table(("figure", "value"), rows)
+
+
+def report_on(artifact: Artifact, store: Store) -> Report:
+    """The report of a stage, chosen by the kind of its artifact."""
+    body = _REPORTS[type(artifact)](artifact, store)
+    head = f"# {artifact.stage.replace('_', ' ')}\n\n"
+    tail = f"\n\n`{artifact.stage}/{artifact.fingerprint}`, content `{artifact.content_digest[:16]}`\n"
+    return Report(head + body.markdown + tail, body.pictures)
+
+
+def _corpus(artifact: Artifact, store: Store) -> Report:
+    shard = next(iter(sorted(artifact.folder.glob("documents-*.parquet"))))
+    sample = next(pq.ParquetFile(shard).iter_batches(SAMPLE_ROWS, columns=["source", "key", "num_bytes", "text"]))
+    rows = [(r["source"], r["key"], r["num_bytes"], r["text"][:160]) for r in sample.to_pylist()]
+    sources = artifact.statistics.get("by_source", {})
+    ranked = sorted(sources.items(), key=lambda item: -_size(item[1]))[:20]
+    parts = [_figures(artifact.statistics)]
+    if ranked:
+        parts += ["## Biggest sources", table(("source", "documents"), [(name, _size(count)) for name, count in ranked])]
+    parts += ["## A few documents", table(("source", "key", "bytes", "text"), rows)]
+    return Report("\n\n".join(parts))
+
+
+def _size(count: Any) -> int:
+    return int(count.get("documents", 0)) if isinstance(count, Mapping) else int(count)
+
+
+def _decisions(artifact: Artifact, store: Store) -> Report:
+    reasons = {n: v for n, v in artifact.statistics.items() if isinstance(v, Mapping)}
+    parts = [_figures(artifact.statistics)]
+    for name, counts in reasons.items():
+        rows = sorted(((k, v) for k, v in counts.items() if isinstance(v, int | float)), key=lambda row: -row[1])[:25]
+        if rows:
+            parts += [f"## {name.replace('_', ' ')}", table((name, "count"), rows)]
+    return Report("\n\n".join(parts))
+
+
+def _examples(artifact: Artifact, store: Store) -> Report:
+    sample = next(pq.ParquetFile(artifact.file("examples.parquet")).iter_batches(400), None)
+    rows = [(r["task"], r["split"], r["prompt"][:160], r["target"][:80]) for r in sample.to_pylist()] if sample else []
+    shown = [row for task in dict.fromkeys(r[0] for r in rows) for row in [r for r in rows if r[0] == task][:3]]
+    left_out = artifact.statistics.get("left_out", {})
+    parts = [
+        table(("task", "items"), [(task, json.dumps(n)) for task, n in artifact.statistics.get("tasks", {}).items()]),
+        *(f"- *{task}* is left out: {reason}" for task, reason in left_out.items()),
+        "## A few examples",
+        table(("task", "split", "prompt", "target"), shown),
+    ]
+    return Report("\n\n".join(parts))
+
+
+def _valid(artifact: Artifact, store: Store) -> Report:
+    from lm_core.corpus.ledger import fate_counts
+
+    if not isinstance(artifact, ValidCorpus):
+        raise TypeError(type(artifact).__name__)
+    counts = fate_counts(artifact, runtime=store.runtime)
+    picture = pictures.funnel(counts["by_source"])
+    fates = [(fate, n, f"{n / max(counts['collected'], 1):.1%}") for fate, n in counts["fates"].items() if n]
+    contract_report = artifact.file("report.md")
+    parts = [
+        f"{counts['kept']:,} of {counts['collected']:,} documents are kept.",
+        table(("fate", "documents", "share"), fates),
+        _picture("fates by source", picture),
+        contract_report.read_text() if contract_report.exists() else "",
+    ]
+    return Report("\n\n".join(parts), {"funnel.png": picture})
+
+
+def _plain(artifact: Artifact, store: Store) -> Report:
+    return Report(_figures(artifact.statistics))
+
+
+def _checkpoint(artifact: Artifact, store: Store) -> Report:
+    picture = pictures.loss_curve(artifact.file("journal.jsonl"))
+    parts = [_figures(artifact.statistics)]
+    if picture is None:
+        return Report(parts[0])
+    return Report("\n\n".join([_picture("loss", picture), *parts]), {"loss.png": picture})
+
+
+def _evaluation(artifact: Artifact, store: Store) -> Report:
+    scores = artifact.statistics
+    if "score" not in scores:
+        baselines = scores.get("baseline_bits_per_byte", {})
+        rows = [("this model", scores.get("val_bits_per_byte")), *baselines.items()]
+        picture = pictures.score_bars(
+            [(name, float(value)) for name, value in rows],
+            "bits per byte on validation text (lower is better)",
+            float(scores.get("val_low", rows[0][1])),
+            float(scores.get("val_high", rows[0][1])),
+        )
+        return Report(f"{_picture('bits per byte', picture)}\n\n{_figures(scores)}", {"scores.png": picture})
+    bars = [("this model", float(scores["score"])), *((n, float(v)) for n, v in scores["baselines"].items())]
+    picture = pictures.score_bars(bars, scores["metric"], float(scores["low"]), float(scores["high"]))
+    return Report(f"{_picture(scores['metric'], picture)}\n\n{_figures(scores)}", {"scores.png": picture})
+
+
+_REPORTS: dict[type[Artifact], Callable[[Artifact, Store], Report]] = {
+    Corpus: _corpus,
+    Decisions: _decisions,
+    DownstreamData: _examples,
+    ValidCorpus: _valid,
+    Tokenizer: _plain,
+    TokenDataset: _plain,
+    Checkpoint: _checkpoint,
+    Evaluation: _evaluation,
+}
+
+# The figures worth a place in the one line that a stage ends with.
+_HEADLINES = (
+    ("documents", "{} documents"),
+    ("rejected", "{} unreadable"),
+    ("dropped", "{} dropped"),
+    ("kept", "{} kept"),
+    ("items", "{} items"),
+    ("vocab_size", "vocabulary {}"),
+    ("tokens", "{} tokens"),
+    ("num_parameters", "{} parameters"),
+    ("tokens_per_second", "{} tokens/s"),
+    ("val_bits_per_byte", "{} bits per byte"),
+)
+
+
+def summary_of(artifact: Artifact) -> str:
+    """One line on what a stage made."""
+    scores = artifact.statistics
+    if "score" in scores:
+        return f"{scores['metric'].replace('_', ' ')} {scores['score']:.3f} [{scores['low']:.3f}, {scores['high']:.3f}]"
+    values = [(text, scores[name]) for name, text in _HEADLINES if isinstance(scores.get(name), int | float)]
+    return ", ".join(text.format(amount(value)) for text, value in values[:4])
