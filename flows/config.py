@@ -1,7 +1,7 @@
 """The configuration of a run: one frozen pydantic class that is the command line, the TOML file and Prefect's form.
 
-A configuration is a preset, changed by a TOML file, changed by `--data`, changed by `--set section.field=value`. Unknown
-names are refused with the nearest valid one; a value out of bounds is refused with the field's name.
+A configuration is a preset, changed by a TOML file, changed by `--data`, changed by `--set section.field=value`.
+Unknown names are refused with the nearest valid one; a value out of bounds is refused with the field's name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from lm_core.config import Config
-from lm_core.corpus.config import CleanConfig, CollectConfig, DeduplicateConfig, DecontaminateConfig
+from lm_core.corpus.config import CleanConfig, CollectConfig, DecontaminateConfig, DeduplicateConfig
 from lm_core.corpus.ledger_config import ValidateConfig
 from lm_core.downstream.config import EvaluateConfig, EvaluateTaskConfig, FinetuneConfig, PrepareConfig
 from lm_core.errors import UserError
@@ -129,3 +129,20 @@ def field_names(model: type[BaseModel], prefix: str = "") -> list[str]:
         else:
             names.append(prefix + name)
     return names
+
+
+def describe(config: BaseModel, prefix: str = "") -> list[str]:
+    """One line for each settable value: name, value, meaning."""
+    lines = []
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            lines += describe(value, f"{prefix}{name}.")
+        else:
+            shown = (
+                [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in value]
+                if isinstance(value, tuple)
+                else value
+            )
+            lines.append(f"{prefix + name:<46} {json.dumps(shown)!s:<24} {field.description}")
+    return lines

@@ -58,7 +58,9 @@ class Planner:
     ) -> str:
         same_job = [m for m in self.store.manifests(stage.name) if _job(m["config"]) == _job(config)]
         if not same_job:
-            return "never run in this workspace" if not changing else f"never run; its input {changing[0]} is made first"
+            return (
+                "never run in this workspace" if not changing else f"never run; its input {changing[0]} is made first"
+            )
         last = same_job[0]
         reasons = [f"{n}: {_short(a)} -> {_short(b)}" for n, a, b in _differences(last["config"], config)]
         if last["version"] != stage.version:
@@ -80,7 +82,9 @@ def _job(config: Mapping[str, Any]) -> tuple[Any, Any]:
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, Mapping):
         return {prefix: value}
-    return {n: v for name, part in value.items() for n, v in _flat(part, f"{prefix}.{name}" if prefix else name).items()}
+    return {
+        n: v for name, part in value.items() for n, v in _flat(part, f"{prefix}.{name}" if prefix else name).items()
+    }
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -1,7 +1,7 @@
 """What feeds what: the pipeline as one straight line, read by the flow that runs it and by the planner alike.
 
-`run(stage, config, label=..., **inputs)` returns the handle of the stage's artifact. The flow's `run` makes the artifact
-in a Prefect task; the planner's only asks the store whether it would be found.
+`run(stage, config, label=..., **inputs)` returns the handle of the stage's artifact. The flow's `run` makes the
+artifact in a Prefect task; the planner's only asks the store whether it would be found.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from flows.config import PipelineConfig
 from lm_core import stages
-from lm_core.artifact import Artifact, ArtifactT, Checkpoint, DownstreamData, Evaluation, ValidCorpus
+from lm_core.artifact import Artifact, ArtifactT, Checkpoint, DownstreamData, Evaluation, TokenDataset, ValidCorpus
 from lm_core.config import Config
 from lm_core.errors import UserError
 from lm_core.store import Stage
@@ -61,6 +61,7 @@ class Products:
 
     corpus: ValidCorpus
     examples: DownstreamData
+    tokens: TokenDataset
     base: Checkpoint
     evaluation: Evaluation
     tasks: dict[str, TaskProducts] = field(default_factory=dict)
@@ -101,6 +102,7 @@ def corpus_to_model(config: PipelineConfig, run: Run) -> Products:
     return Products(
         corpus=valid,
         examples=examples,
+        tokens=tokens,
         base=base,
         evaluation=evaluation,
         tasks={task: TaskProducts(finetuned[task][0], evaluated[task]) for task in tasks},

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 
 def usable_cpus() -> int:
@@ -16,8 +17,30 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def fast_precision() -> Literal["fp32", "bf16"]:
+    """The arithmetic this machine is good at: bf16 on a GPU or a CPU with bf16 products, else fp32.
+
+    Asked by presets, never by a stage: the word it returns becomes configuration, and so identity.
+    """
+    if Path("/dev/nvidia0").exists():
+        return "bf16"
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "fp32"
+    return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
+
+
 def _default_workspace() -> Path:
     return Path(os.environ.get("MILLRACE_WORKSPACE", "workspace")).absolute()
+
+
+def _default_device() -> str:
+    return os.environ.get("MILLRACE_DEVICE", "auto")
+
+
+def _default_threads() -> int:
+    return int(os.environ.get("MILLRACE_THREADS") or usable_cpus())
 
 
 @dataclass(frozen=True)
@@ -33,9 +56,9 @@ class Runtime:
     """
 
     workspace: Path = field(default_factory=_default_workspace)
-    device: str = "auto"
-    num_threads: int = field(default_factory=usable_cpus)
-    num_workers: int = field(default_factory=usable_cpus)
+    device: str = field(default_factory=_default_device)
+    num_threads: int = field(default_factory=_default_threads)
+    num_workers: int = field(default_factory=_default_threads)
     memory_limit_bytes: int = 1_000_000_000
 
     @property

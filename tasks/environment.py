@@ -16,7 +16,7 @@ QUIET = {
     "GX_ANALYTICS_ENABLED": "false",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     # Against a server that is gone MLflow otherwise blocks for minutes; the journal keeps what could not be sent.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -26,9 +26,12 @@ QUIET = {
 }
 
 
-def prepare_environment(workspace: Path) -> None:
+def prepare_environment(workspace: Path, *, debug: bool = False) -> None:
     """Set what is not set already; PREFECT_HOME and with it Prefect's database stand in the workspace."""
-    for name, value in (QUIET | {"PREFECT_HOME": str(workspace / "prefect")}).items():
+    settings = QUIET | {"PREFECT_HOME": str(workspace / "prefect")}
+    if debug:
+        settings["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
+    for name, value in settings.items():
         os.environ.setdefault(name, value)
     os.environ["MILLRACE_WORKSPACE"] = str(workspace)
 

@@ -1,8 +1,8 @@
 """The MLflow registry: versions, aliases, promotion and rollback.
 
-Aliases: `challenger` is the newest registered version, `champion` the one in service, `previous` what was champion before
-(for rollback). Versions carry as tags the content digest of their checkpoint, the fingerprints of their whole ancestry and
-their scores. The library loads lazily: a cached run never imports it.
+Aliases: `challenger` is the newest registered version, `champion` the one in service, `previous` what was
+champion before (for rollback). Versions carry as tags the content digest of their checkpoint, the fingerprints of their
+whole ancestry and their scores. The library loads lazily: a cached run never imports it.
 """
 
 from __future__ import annotations
@@ -66,19 +66,34 @@ def remembered(runtime: Runtime, name: str, checkpoint: Checkpoint) -> Registere
     """The version this checkpoint has already, when the registry still holds it. One HTTP request, no MLflow import."""
     try:
         entry = json.loads(_memory(runtime, name, checkpoint).read_text())
-        registered = Registered(**entry)
-    except (OSError, ValueError, TypeError):
+        registered = Registered(entry["name"], entry["version"], entry["run_id"])
+    except (OSError, ValueError, KeyError):
         return None
-    query = urllib.parse.urlencode({"name": name, "version": registered.version})
+    found = _get_version(registered)
+    tags = {tag["key"]: tag["value"] for tag in found.get("tags", [])}
+    return registered if tags.get(DIGEST_TAG) == checkpoint.content_digest else None
+
+
+def alias_of(registered: Registered) -> str | None:
+    """The weightiest alias of a version: champion before challenger before previous."""
+    aliases = _get_version(registered).get("aliases", [])
+    return next((alias for alias in ("champion", "challenger", "previous") if alias in aliases), None)
+
+
+def _get_version(registered: Registered) -> dict[str, Any]:
+    """A version as the server describes it; empty when it is not there."""
+    query = urllib.parse.urlencode({"name": registered.name, "version": registered.version})
     address = configured_address("mlflow") or ""
     try:
         with urllib.request.urlopen(f"{address}/api/2.0/mlflow/model-versions/get?{query}", timeout=10) as response:
-            tags = {t["key"]: t["value"] for t in json.load(response)["model_version"].get("tags", [])}
+            version: dict[str, Any] = json.load(response)["model_version"]
+            return version
     except urllib.error.HTTPError:
-        return None
+        return {}
     except (OSError, ValueError) as error:
-        raise TryLaterError(f"the MLflow server at {address} does not answer ({error}); start it and run again") from None
-    return registered if tags.get(DIGEST_TAG) == checkpoint.content_digest else None
+        raise TryLaterError(
+            f"the MLflow server at {address} does not answer ({error}); start it and run again"
+        ) from None
 
 
 def _memory(runtime: Runtime, name: str, checkpoint: Checkpoint) -> Path:
@@ -115,7 +130,7 @@ def register(runtime: Runtime, name: str, checkpoint: Checkpoint, scores: Mappin
     registered = Registered(name, str(version.version), run_id)
     memory = _memory(runtime, name, checkpoint)
     memory.parent.mkdir(parents=True, exist_ok=True)
-    memory.write_text(json.dumps(asdict(registered)))
+    memory.write_text(json.dumps({**asdict(registered), "digest": checkpoint.content_digest}))
     return registered
 
 

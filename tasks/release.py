@@ -17,6 +17,7 @@ from lm_core.evaluation.promotion import Decision, decide
 from lm_core.runtime import Runtime
 from tasks import registry
 from tasks.registry import Registered
+from tasks.servers import wait_for_mlflow
 from tasks.tracking import Journal, forward
 
 
@@ -29,6 +30,7 @@ def register(
     Raises:
         TryLaterError: MLflow does not answer. The models stay in the store; running again registers them.
     """
+    wait_for_mlflow()
     known = {name: registry.remembered(runtime, name, checkpoint) for name, (checkpoint, _) in models.items()}
     result = {name: found for name, found in known.items() if found}
     if len(result) == len(models):
@@ -38,7 +40,8 @@ def register(
         runs = forward(journal.folder)
     except Exception as error:  # MLflow raises many kinds when its server is gone
         raise TryLaterError(
-            f"MLflow does not answer ({str(error).splitlines()[0][:200]}); the models are kept, run the same command again"
+            f"MLflow does not answer ({str(error).splitlines()[0][:200]}); the models are kept, run the same "
+            "command again"
         ) from error
     for name, key in keys.items():
         checkpoint, evaluation = models[name]

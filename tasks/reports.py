@@ -52,7 +52,9 @@ def _picture(title: str, picture: bytes) -> str:
 
 
 def _figures(statistics: Mapping[str, Any]) -> str:
-    rows = [(name.replace("_", " "), value) for name, value in statistics.items() if isinstance(value, int | float | str)]
+    rows = [
+        (name.replace("_", " "), value) for name, value in statistics.items() if isinstance(value, int | float | str)
+    ]
     return table(("figure", "value"), rows)
 
 
@@ -72,7 +74,10 @@ def _corpus(artifact: Artifact, store: Store) -> Report:
     ranked = sorted(sources.items(), key=lambda item: -_size(item[1]))[:20]
     parts = [_figures(artifact.statistics)]
     if ranked:
-        parts += ["## Biggest sources", table(("source", "documents"), [(name, _size(count)) for name, count in ranked])]
+        parts += [
+            "## Biggest sources",
+            table(("source", "documents"), [(name, _size(count)) for name, count in ranked]),
+        ]
     parts += ["## A few documents", table(("source", "key", "bytes", "text"), rows)]
     return Report("\n\n".join(parts))
 

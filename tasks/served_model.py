@@ -39,7 +39,9 @@ class LanguageModel(PythonModel):  # type: ignore[misc]
         from lm_core.model.generate import generate
 
         settings = params or {}
-        prompts = [self.tokenizer.encode(str(prompt)) or [self.tokenizer.end_of_text] for prompt in model_input["prompt"]]
+        prompts = [
+            self.tokenizer.encode(str(prompt)) or [self.tokenizer.end_of_text] for prompt in model_input["prompt"]
+        ]
         answers = generate(
             self.model,
             prompts,

@@ -116,6 +116,32 @@ def wait(server: Server, workspace: Path, timeout_seconds: float = START_TIMEOUT
     raise TryLaterError(f"the {server.service} server at {server.address} does not answer; {hint}")
 
 
+def managed_pids(workspace: Path) -> list[int]:
+    """Process ids of the servers this workspace has started."""
+    try:
+        entries = json.loads((workspace / "servers.json").read_text())
+    except (OSError, ValueError):
+        return []
+    return [entry["pid"] for entry in entries.values() if entry.get("pid")]
+
+
+def wait_for_mlflow(timeout_seconds: float = 60) -> None:
+    """Block until the MLflow server in use answers.
+
+    Raises:
+        TryLaterError: it does not answer in time.
+    """
+    address = configured_address("mlflow") or ""
+    deadline = time.monotonic() + timeout_seconds
+    while not _answers(address + HEALTH["mlflow"], 2.0):
+        if time.monotonic() > deadline:
+            raise TryLaterError(
+                f"MLflow at {address or 'no address'} does not answer; the models are kept in the workspace, "
+                "start it and run the same command again"
+            )
+        time.sleep(0.3)
+
+
 def stop(workspace: Path) -> list[str]:
     """Stop the managed servers of a workspace; returns the names of those that were running."""
     path = workspace / "servers.json"

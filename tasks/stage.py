@@ -39,6 +39,7 @@ class StageRunner:
 
     Attributes:
         until: called with each stage first; raises to end the line early.
+        made: the artifact of each stage, by its label.
     """
 
     runtime: Runtime
@@ -46,6 +47,7 @@ class StageRunner:
     display: Display
     until: Callable[[Stage], None]
     records: list[StageRecord] = field(default_factory=list)
+    made: dict[str, Artifact] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.store = Store(self.runtime)
@@ -63,7 +65,9 @@ class StageRunner:
             artifact, cached = self._make(stage, name, config, inputs)
             return Completed(name="Cached", data=artifact) if cached else artifact
 
-        return self.recorded(name, lambda: execute(inputs, return_state=True))
+        artifact: ArtifactT = self.recorded(name, lambda: execute(inputs, return_state=True))
+        self.made[name] = artifact
+        return artifact
 
     def recorded(self, name: str, run: Callable[[], State[Any]]) -> Any:
         """Run something that returns a Prefect state; show it, and keep how it went."""
@@ -84,7 +88,9 @@ class StageRunner:
 
         def begin(build: Build) -> None:
             nonlocal run_key
-            run_key = self.journal.child(name, {"millrace.stage": stage.name, "millrace.code": git_commit() or "unknown"})
+            run_key = self.journal.child(
+                name, {"millrace.stage": stage.name, "millrace.code": git_commit() or "unknown"}
+            )
             self.journal.write("params", run_key, values=_flat(identity_of(config)))
             self.journal.write(
                 "tail",

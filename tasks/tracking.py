@@ -1,6 +1,7 @@
 """Tracking: runs write a local journal, a forwarder ships it to MLflow.
 
-Nothing that computes ever waits for MLflow. A pipeline run appends events to `<workspace>/tracking/<run>/journal.jsonl`:
+Nothing that computes ever waits for MLflow. A pipeline run appends events to
+`<workspace>/tracking/<run>/journal.jsonl`:
 
     {"op": "run",      "key": "...", "parent": "...|null", "name": "...", "time": ms, "tags": {...}}
     {"op": "params",   "key": "...", "values": {...}}
@@ -262,6 +263,17 @@ def unsent(workspace: Path) -> list[Path]:
         if offset < journal.stat().st_size:
             waiting.append(journal.parent)
     return waiting
+
+
+def forward_unsent(workspace: Path) -> list[Path]:
+    """Ship what is left of all journals; returns those that could not be shipped."""
+    waiting = unsent(workspace)
+    for place, folder in enumerate(waiting):
+        try:
+            forward(folder)
+        except Exception:  # MLflow raises many kinds when its server is gone; the journal keeps everything
+            return waiting[place:]
+    return []
 
 
 def _follow(folder: Path, parent_pid: int) -> None:

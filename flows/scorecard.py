@@ -1,0 +1,132 @@
+"""The score card: what a run ends with, as one JSON object for programs and as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lm_core.artifact import Artifact, ValidCorpus
+from lm_core.corpus.ledger import fate_counts
+from tasks.display import amount, duration
+from tasks.registry import Registered
+from tasks.stage import StageRunner
+
+SOURCES_SHOWN = 8
+
+
+def score_card(
+    runner: StageRunner,
+    registered: Mapping[str, Registered],
+    alias: str | None,
+    seconds: float,
+    peak_rss_mb: int,
+    name: str,
+) -> dict[str, Any]:
+    """Everything a run found out, from the handles it made."""
+    made = runner.made
+    model = registered.get(name)
+    base = made.get("pretrain")
+    return {
+        "model": name if model else None,
+        "version": model.version if model else None,
+        "alias": alias,
+        "weights_sha256": base.statistics.get("weights_sha256") if base else None,
+        "seconds": round(seconds, 2),
+        "peak_rss_mb": peak_rss_mb,
+        "corpus": _corpus(made.get("validate"), runner),
+        "pretrain": _pretrain(base, made.get("evaluate")),
+        "downstream": {
+            artifact.statistics["task"]: dict(artifact.statistics)
+            for artifact in made.values()
+            if artifact.stage == "evaluate_task"
+        },
+        "registered": {key: item.version for key, item in registered.items()},
+        "stages": [
+            {"name": record.name, "seconds": record.seconds, "state": record.state} for record in runner.records
+        ],
+    }
+
+
+def _corpus(artifact: Artifact | None, runner: StageRunner) -> dict[str, Any]:
+    return fate_counts(artifact, runtime=runner.runtime) if isinstance(artifact, ValidCorpus) else {}
+
+
+def _pretrain(base: Artifact | None, evaluation: Artifact | None) -> dict[str, Any]:
+    if base is None:
+        return {}
+    result = {name: base.statistics.get(name) for name in ("tokens", "tokens_per_second", "num_parameters")}
+    result["val_bits_per_byte"] = base.statistics.get("val_bits_per_byte")
+    if evaluation is not None:
+        wanted = ("val_bits_per_byte", "val_low", "val_high", "baseline_bits_per_byte", "test_bits_per_byte")
+        result |= {name: evaluation.statistics[name] for name in wanted if name in evaluation.statistics}
+    return result
+
+
+def show(card: Mapping[str, Any], addresses: Mapping[str, str], console: Console) -> None:
+    """The card as a person reads it."""
+    console.print()
+    if card["corpus"]:
+        console.print(_funnel(card["corpus"]))
+    if card["pretrain"].get("baseline_bits_per_byte"):
+        console.print(_language(card["pretrain"]))
+    if card["downstream"]:
+        console.print(_downstream(card["downstream"]))
+    if card["model"]:
+        console.print(f"[bold]{card['model']} version {card['version']}[/] is [bold]{card['alias']}[/]")
+    for name, address in addresses.items():
+        console.print(f"  {name:<8} {address}", highlight=False)
+    cached = sum(stage["state"] == "Cached" for stage in card["stages"])
+    console.print(
+        f"{len(card['stages'])} stages, {cached} cached, {duration(card['seconds'])}, "
+        f"peak memory {card['peak_rss_mb']} MB"
+    )
+    if card["model"]:
+        console.print("Next: millrace chat · millrace generate 'Return the' · millrace models · millrace down")
+
+
+def _funnel(corpus: Mapping[str, Any]) -> Table:
+    fates = [fate for fate, count in corpus["fates"].items() if count]
+    table = Table(title="Corpus: every document has one fate", title_justify="left")
+    table.add_column("source")
+    for heading in ("collected", *fates):
+        table.add_column(heading.replace("_", " "), justify="right")
+    ranked = sorted(corpus["by_source"].items(), key=lambda item: -item[1]["collected"])
+    for source, counts in ranked[:SOURCES_SHOWN]:
+        table.add_row(source, f"{counts['collected']:,}", *(f"{counts['fates'].get(fate, 0):,}" for fate in fates))
+    if len(ranked) > SOURCES_SHOWN:
+        table.add_row(f"... {len(ranked) - SOURCES_SHOWN} more sources", *[""] * (len(fates) + 1))
+    table.add_section()
+    table.add_row("all", f"{corpus['collected']:,}", *(f"{corpus['fates'][fate]:,}" for fate in fates))
+    return table
+
+
+def _language(scores: Mapping[str, Any]) -> Table:
+    table = Table(title="Validation text (bits per byte, lower is better)", title_justify="left")
+    table.add_column("system")
+    table.add_column("bits per byte", justify="right")
+    low, high = scores.get("val_low"), scores.get("val_high")
+    interval = f"  [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
+    table.add_row("this model", f"[bold]{scores['val_bits_per_byte']:.3f}[/]{interval}")
+    for name, value in scores["baseline_bits_per_byte"].items():
+        table.add_row(name.replace("_", " "), f"{value:.3f}")
+    return table
+
+
+def _downstream(tasks: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table(title="Downstream tasks (held-out documents)", title_justify="left")
+    for heading in ("task", "metric", "score", "interval", "items", "baselines"):
+        table.add_column(heading)
+    for task, scores in tasks.items():
+        baselines = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores["baselines"].items())
+        table.add_row(
+            task,
+            str(scores["metric"]),
+            f"[bold]{scores['score']:.3f}[/]",
+            f"{scores['low']:.3f}-{scores['high']:.3f}",
+            amount(scores["items"]),
+            baselines,
+        )
+    return table
