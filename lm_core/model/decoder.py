@@ -1,0 +1,216 @@
+"""The modern decoder, in the exact layout of Qwen3 (arXiv:2505.09388), to be read in one sitting.
+
+tokens -> embedding -> [ x + attention(norm(x)); x + feed_forward(norm(x)) ] * num_layers -> norm -> logits
+
+Names of modules and the order of arithmetic are those of Hugging Face's implementation, so that export is a matter of
+writing the weights down, and logits agree to the bit in fp32. Shapes: B batch, T time, D width, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812, the field's name for it
+from torch.utils.checkpoint import checkpoint
+
+from lm_core.model.attention import attention_by_formula, causal_attention
+from lm_core.model.language_model import LanguageModel
+from lm_core.training.config import ModelConfig
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu": F.gelu, "relu": F.relu}
+
+
+@dataclass
+class Cache:
+    """Keys and values of the positions seen so far, for generation.
+
+    Attributes:
+        keys: per layer (B, H_kv, T_max, K).
+        values: as keys.
+        start: (B,) first real position of each row; rows are padded on the left to equal length.
+        length: positions filled.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    start: Tensor
+    length: int = 0
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append keys and values (B, H_kv, T, K) of one layer; returns all of its positions so far."""
+        end = self.length + k.shape[2]
+        self.keys[layer][:, :, self.length : end] = k
+        self.values[layer][:, :, self.length : end] = v
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+
+@dataclass
+class Positions:
+    """What attention must know of where the tokens stand.
+
+    Attributes:
+        cos: rotary cosines, broadcastable to (B, 1, T, K).
+        sin: rotary sines, likewise.
+        visible: bool (B, 1, T, S), which cached keys a query may see; None means plain causal attention.
+        cache: None outside generation.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    visible: Tensor | None = None
+    cache: Cache | None = None
+
+
+class Linear(nn.Linear):
+    """A matrix product without bias, in the dtype of its input: weights are fp32 masters, cast on the way."""
+
+    def __init__(self, d_in: int, d_out: int) -> None:
+        super().__init__(d_in, d_out, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + epsilon) * weight (Zhang & Sennrich 2019), computed in fp32."""
+
+    def __init__(self, width: int, epsilon: float, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.float()
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.epsilon))
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al. 2021) of (B, H, T, K): pairs are (i, i + K/2)."""
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat((-second, first), -1) * sin
+
+
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions, grouped queries and normalised queries and keys."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_width = config.d_model // config.num_heads
+        d_kv = config.num_kv_heads * self.head_width
+        self.q_proj = Linear(config.d_model, config.d_model)
+        self.k_proj = Linear(config.d_model, d_kv)
+        self.v_proj = Linear(config.d_model, d_kv)
+        self.o_proj = Linear(config.d_model, config.d_model)
+        if config.qk_norm:
+            self.q_norm: nn.Module = RMSNorm(self.head_width, config.norm_epsilon)
+            self.k_norm: nn.Module = RMSNorm(self.head_width, config.norm_epsilon)
+        else:
+            self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
+
+    def forward(self, x: Tensor, positions: Positions) -> Tensor:
+        heads = (*x.shape[:2], -1, self.head_width)
+        q = self.q_norm(self.q_proj(x).view(heads)).transpose(1, 2)
+        k = self.k_norm(self.k_proj(x).view(heads)).transpose(1, 2)
+        v = self.v_proj(x).view(heads).transpose(1, 2)
+        q = rotate(q, positions.cos, positions.sin).to(x.dtype)
+        k = rotate(k, positions.cos, positions.sin).to(x.dtype)
+        if positions.cache is None or positions.visible is None:
+            out = causal_attention(q, k, v)
+        else:
+            k, v = positions.cache.extend(self.layer, k, v)
+            out = attention_by_formula(q, k, v, positions.visible)
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """Gated feed-forward layer, SwiGLU with activation silu (Shazeer 2020)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = Linear(config.d_model, config.d_ff)
+        self.up_proj = Linear(config.d_model, config.d_ff)
+        self.down_proj = Linear(config.d_ff, config.d_model)
+        self.activation = ACTIVATIONS[config.activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """One layer: attention and feed-forward, each on the normalised stream and added back to it."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.d_model, config.norm_epsilon)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.d_model, config.norm_epsilon)
+        self.mlp = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, positions: Positions, dtype: torch.dtype) -> Tensor:
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x).to(dtype), positions))
+        return x + self.dropout(self.mlp(self.post_attention_layernorm(x).to(dtype)))
+
+
+class Decoder(LanguageModel):
+    """The whole model. The residual stream is fp32; matrix products run in `compute_dtype`."""
+
+    def __init__(self, config: ModelConfig, *, vocab_size: int, context_length: int) -> None:
+        super().__init__(config, vocab_size=vocab_size, context_length=context_length)
+        self.embed_tokens = nn.Embedding(vocab_size, config.d_model)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = RMSNorm(config.d_model, config.norm_epsilon)
+        self.lm_head = None if config.tie_embeddings else Linear(config.d_model, vocab_size)
+        self.activation_checkpointing = False
+
+    @property
+    def output_weight(self) -> Tensor:
+        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def blocks(self) -> nn.ModuleList:
+        return self.layers
+
+    def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        """Last hidden states (B, T, D); with a cache, of tokens that follow those already in it."""
+        positions = self._positions(tokens, cache)
+        x = self.embed_tokens(tokens)
+        for block in self.layers:
+            if self.activation_checkpointing and self.training:
+                x = checkpoint(block, x, positions, self.compute_dtype, use_reentrant=False)
+            else:
+                x = block(x, positions, self.compute_dtype)
+        if cache is not None:
+            cache.length += tokens.shape[1]
+        return self.norm(x)
+
+    def new_cache(self, start: Tensor, max_length: int) -> Cache:
+        """An empty cache for rows whose real tokens begin at `start` (B,)."""
+        config = self.config
+        shape = (len(start), config.num_kv_heads, max_length, config.d_model // config.num_heads)
+
+        def empty() -> list[Tensor]:
+            return [torch.zeros(shape, dtype=self.compute_dtype, device=start.device) for _ in self.layers]
+
+        return Cache(empty(), empty(), start)
+
+    def _positions(self, tokens: Tensor, cache: Cache | None) -> Positions:
+        """Rotary angles theta_i = base^(-2i/K) times the position, and who sees whom."""
+        head_width = self.config.d_model // self.config.num_heads
+        steps = torch.arange(0, head_width, 2, dtype=torch.float32, device=tokens.device)
+        frequencies = 1.0 / self.config.rope_base ** (steps / head_width)
+        index = torch.arange(tokens.shape[1], device=tokens.device)
+        visible = None
+        position = index[None]
+        if cache is not None:
+            index = index + cache.length
+            position = (index[None] - cache.start[:, None]).clamp_min(0)
+            keys = torch.arange(cache.length + tokens.shape[1], device=tokens.device)
+            visible = (keys <= index[:, None]) & (keys >= cache.start[:, None, None])
+            visible = (visible | (keys == index[:, None]))[:, None]  # padding sees itself: no row may be empty
+        angles = position[..., None].float() * frequencies
+        angles = torch.cat((angles, angles), -1)[:, None]
+        return Positions(angles.cos(), angles.sin(), visible, cache)

@@ -1,0 +1,149 @@
+"""Generation: batched, with a cache of keys and values, reproducible by seed.
+
+Prompts of different lengths are padded on the left; a row's padding is invisible to it and takes no positions, so every
+row is what it would be alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from lm_core.errors import UserError
+from lm_core.model.decoder import Cache, Decoder
+from lm_core.model.language_model import LanguageModel
+
+
+def generate(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    stop_ids: Sequence[int] = (),
+) -> list[list[int]]:
+    """Continue each prompt; returns the new ids of each row, without the stop id that ended it.
+
+    Args:
+        temperature: 0 takes the likeliest token.
+        top_k: sample among the k likeliest tokens only.
+        top_p: sample among the likeliest tokens that together hold this probability (Holtzman et al. 2019).
+    """
+    rows: list[list[int]] = [[] for _ in prompts]
+    running = [True] * len(prompts)
+    stops = set(stop_ids)
+    for step in _steps(model, prompts, max_new_tokens, temperature, top_k, top_p, seed):
+        for row, token in enumerate(step):
+            running[row] = running[row] and token not in stops
+            if running[row]:
+                rows[row].append(token)
+        if not any(running):
+            break
+    return rows
+
+
+def stream(
+    model: LanguageModel,
+    prompt: Sequence[int],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    stop_ids: Sequence[int] = (),
+) -> Iterator[int]:
+    """New ids of one prompt, one by one; arguments as of `generate`."""
+    for (token,) in _steps(model, [prompt], max_new_tokens, temperature, top_k, top_p, seed):
+        if token in stop_ids:
+            return
+        yield token
+
+
+def _steps(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
+) -> Iterator[list[int]]:
+    """The next token of every row, step by step, until the budget or the context is used up.
+
+    Raises:
+        UserError: for an empty prompt, or one that fills the whole context.
+    """
+    lengths = [len(prompt) for prompt in prompts]
+    if not prompts or min(lengths) == 0:
+        raise UserError("a prompt is empty; begin it with the tokenizer's end_of_text")
+    if max(lengths) >= model.context_length:
+        raise UserError(f"the prompt has {max(lengths)} tokens; the model's context holds {model.context_length}")
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed)
+    budget = min(max_new_tokens, model.context_length - max(lengths))
+    if isinstance(model, Decoder):
+        source = _cached_logits(model, prompts, budget, device)
+    else:
+        source = _uncached_logits(model, prompts, device)
+    logits = next(source)
+    for done in range(1, budget + 1):
+        tokens = choose(logits, temperature, top_k, top_p, generator)
+        yield tokens.tolist()
+        if done < budget:
+            logits = source.send(tokens)
+
+
+@torch.inference_mode()
+def _next_logits(model: Decoder, tokens: Tensor, cache: Cache) -> Tensor:
+    return model.logits(model.hidden(tokens, cache)[:, -1])
+
+
+def _cached_logits(
+    model: Decoder, prompts: Sequence[Sequence[int]], budget: int, device: torch.device
+) -> Generator[Tensor, Tensor, None]:
+    """Logits (B, V) of the next position; each send gives the tokens (B,) that were chosen."""
+    longest = max(map(len, prompts))
+    start = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
+    tokens = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
+    cache = model.new_cache(start, longest + budget)
+    while True:
+        tokens = (yield _next_logits(model, tokens, cache))[:, None]
+
+
+def _uncached_logits(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], device: torch.device
+) -> Generator[Tensor, Tensor, None]:
+    """The same for architectures without a cache: the whole sequence again for each token, padded on the right."""
+    rows = [list(prompt) for prompt in prompts]
+    while True:
+        longest = max(map(len, rows))
+        tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
+        last = torch.tensor([len(row) - 1 for row in rows], device=device)
+        with torch.inference_mode():
+            logits = model.logits(model.hidden(tokens)[torch.arange(len(rows), device=device), last])
+        chosen = yield logits
+        for row, token in zip(rows, chosen.tolist(), strict=True):
+            row.append(token)
+
+
+def choose(
+    logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator
+) -> Tensor:
+    """Tokens (B,) drawn from logits (B, V)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    logits = logits / temperature
+    if top_k is not None and top_k < logits.shape[-1]:
+        smallest = logits.topk(top_k, -1).values[:, -1:]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    if top_p is not None and top_p < 1:
+        ordered, order = logits.softmax(-1).sort(-1, descending=True)
+        beyond = ordered.cumsum(-1) - ordered >= top_p  # the token that crosses the bound stays
+        logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]

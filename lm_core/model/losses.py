@@ -1,0 +1,98 @@
+"""Cross-entropy over a large vocabulary without ever holding all logits.
+
+Logits of one batch are (B*T, V): at a vocabulary of 64k far more than the model itself. They are made chunk by chunk,
+and with them, in the forward pass, the gradients that the backward pass will only scale.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+IGNORE = -100
+CHUNK_LOGITS = 1 << 22
+
+
+def _chunk_rows(vocab_size: int) -> int:
+    return max(16, CHUNK_LOGITS // vocab_size)
+
+
+class _ChunkedCrossEntropy(Function):
+    """Sum over the valid targets of -log p(target), smoothed; gradients are made in the forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, smooth: float) -> Tensor:
+        rows, matrix = hidden.to(dtype), weight.to(dtype)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        d_hidden = torch.empty_like(rows)
+        d_matrix = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        for start in range(0, len(rows), _chunk_rows(len(weight))):
+            part = slice(start, start + _chunk_rows(len(weight)))
+            logits = (rows[part] @ matrix.T).float()
+            log_sum, picked, valid = _normalise(logits, targets[part])
+            loss = log_sum - (1 - smooth) * picked
+            if smooth:
+                loss -= smooth * logits.mean(1)
+            total += loss.masked_fill(~valid, 0).sum()
+            d_logits = _probabilities_minus_targets(logits, log_sum, targets[part], valid, smooth).to(dtype)
+            torch.mm(d_logits, matrix, out=d_hidden[part])
+            d_matrix += d_logits.T @ rows[part]
+        ctx.save_for_backward(d_hidden, d_matrix)
+        ctx.dtypes = hidden.dtype, weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (d_total,) = gradients
+        d_hidden, d_matrix = ctx.saved_tensors
+        return d_hidden.to(ctx.dtypes[0]) * d_total, d_matrix.to(ctx.dtypes[1]) * d_total, None, None, None
+
+
+def _normalise(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log of the partition sum, logit of the target, and whether the target counts; each (N,)."""
+    valid = targets != IGNORE
+    picked = logits.gather(1, targets.clamp_min(0)[:, None])[:, 0]
+    return torch.logsumexp(logits, 1), picked, valid
+
+
+def _probabilities_minus_targets(
+    logits: Tensor, log_sum: Tensor, targets: Tensor, valid: Tensor, smooth: float
+) -> Tensor:
+    """Derivative of the smoothed cross-entropy by the logits, (N, V), in place of the logits."""
+    gradient = logits.sub_(log_sum[:, None]).exp_()
+    if smooth:
+        gradient -= smooth / logits.shape[1]
+    gradient.scatter_add_(1, targets.clamp_min(0)[:, None], gradient.new_full((len(gradient), 1), smooth - 1))
+    return gradient.mul_(valid[:, None])
+
+
+def cross_entropy_sum(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, dtype: torch.dtype, label_smoothing: float = 0.0
+) -> Tensor:
+    """Summed cross-entropy of the next token, differentiable by `hidden` and `weight`.
+
+    Args:
+        hidden: (N, D), the last hidden state.
+        weight: (V, D), the output embedding.
+        targets: (N,), IGNORE where nothing is to be predicted.
+        dtype: arithmetic of the matrix products.
+    """
+    if torch.is_grad_enabled():
+        loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, dtype, label_smoothing)
+        return loss
+    return token_cross_entropy(hidden, weight, targets, dtype=dtype).sum()
+
+
+@torch.no_grad()
+def token_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, dtype: torch.dtype) -> Tensor:
+    """Cross-entropy of every target, (N,) fp32, in nats; 0 where the target is IGNORE. Not differentiable."""
+    rows, matrix = hidden.to(dtype), weight.to(dtype)
+    losses = []
+    for start in range(0, len(rows), _chunk_rows(len(weight))):
+        part = slice(start, start + _chunk_rows(len(weight)))
+        log_sum, picked, valid = _normalise((rows[part] @ matrix.T).float(), targets[part])
+        losses.append((log_sum - picked).masked_fill(~valid, 0))
+    return torch.cat(losses)

@@ -1,0 +1,150 @@
+"""Models on disk: model.safetensors and config.json, in Hugging Face's names. No pickle anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lm_core.errors import IntegrityError, MachineError, UserError
+from lm_core.model.build import empty_model
+from lm_core.model.language_model import LanguageModel
+from lm_core.training.config import ModelConfig
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+MODEL_TYPES = {"decoder": "qwen3", "vanilla": "vanilla_transformer"}
+HF_NAMES = {
+    "num_layers": "num_hidden_layers",
+    "d_model": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "d_ff": "intermediate_size",
+    "activation": "hidden_act",
+    "tie_embeddings": "tie_word_embeddings",
+    "norm_epsilon": "rms_norm_eps",
+    "init_std": "initializer_range",
+}
+OWN_NAMES = ("dropout", "init")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that a runtime names; "auto" is a GPU when there is one.
+
+    Raises:
+        MachineError: when the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device={name} is not a device; use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise MachineError(f"device={name} is not there: this machine has {torch.cuda.device_count()} GPUs")
+    return device
+
+
+def hf_config(model: LanguageModel) -> dict[str, Any]:
+    """config.json of a model, as `transformers` reads it."""
+    config = model.config
+    content = {hf: getattr(config, own) for own, hf in HF_NAMES.items()} | {n: getattr(config, n) for n in OWN_NAMES}
+    llama = config.kind == "decoder" and not config.qk_norm
+    architecture = "VanillaTransformer" if config.kind == "vanilla" else "LlamaForCausalLM" if llama else None
+    return content | {
+        "architectures": [architecture or "Qwen3ForCausalLM"],
+        "model_type": "llama" if llama else MODEL_TYPES[config.kind],
+        "vocab_size": model.vocab_size,
+        "max_position_embeddings": model.context_length,
+        "head_dim": config.d_model // config.num_heads,
+        "rope_theta": config.rope_base,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base},
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "mlp_bias": False,
+        "torch_dtype": "float32",
+    }
+
+
+def read_config(path: Path) -> tuple[ModelConfig, int, int]:
+    """Architecture, vocabulary size and context length from a config.json.
+
+    Raises:
+        UserError: naming the file and the field.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        kinds = {"qwen3": "decoder", "llama": "decoder", "vanilla_transformer": "vanilla"}
+        fields = {own: content[hf] for own, hf in HF_NAMES.items() if hf in content}
+        fields |= {name: content[name] for name in OWN_NAMES if name in content}
+        fields["kind"] = kinds[content["model_type"]]
+        fields["qk_norm"] = content["model_type"] != "llama"
+        rope = content.get("rope_parameters") or {}
+        fields["rope_base"] = rope.get("rope_theta", content.get("rope_theta", 10_000.0))
+        config = ModelConfig(**fields)
+        return config, int(content["vocab_size"]), int(content["max_position_embeddings"])
+    except KeyError as error:
+        raise UserError(f"{path}: {error} is missing, or names an architecture other than qwen3 and llama") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read as a model's config.json ({error})") from None
+
+
+def state_in_hf_names(model: LanguageModel) -> dict[str, Tensor]:
+    """Weights under Hugging Face's names, on the CPU, contiguous."""
+    prefix = "model." if model.config.kind == "decoder" else ""
+    return {
+        name if name.startswith("lm_head") else prefix + name: tensor.detach().cpu().contiguous()
+        for name, tensor in sorted(model.state_dict().items())
+    }
+
+
+def load_state(model: LanguageModel, state: Mapping[str, Tensor], source: Path) -> None:
+    """Fill a model with weights under Hugging Face's names.
+
+    Raises:
+        UserError: naming the first tensor that is missing, unexpected or of another shape.
+    """
+    wanted = state_in_hf_names(model)
+    for name in sorted(wanted.keys() | state.keys()):
+        if name not in state:
+            raise UserError(f"{source}: tensor {name} is missing")
+        if name not in wanted:
+            raise UserError(f"{source}: tensor {name} has no place in this architecture")
+        if state[name].shape != wanted[name].shape:
+            raise UserError(f"{source}: tensor {name} is {[*state[name].shape]}, wanted {[*wanted[name].shape]}")
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()})
+
+
+def save_model(model: LanguageModel, folder: Path) -> str:
+    """Write model.safetensors and config.json; returns the SHA-256 (hex) of the weights' file."""
+    save_file(state_in_hf_names(model), folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(hf_config(model), indent=1, sort_keys=True))
+    with open(folder / WEIGHTS, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def load_model(folder: Path, *, device: str | torch.device = "cpu") -> LanguageModel:
+    """The model that `save_model` wrote, ready for inference (eval mode).
+
+    Raises:
+        UserError: when the configuration or a tensor does not fit.
+        IntegrityError: when the weights' file is torn.
+    """
+    config, vocab_size, context_length = read_config(folder / CONFIG)
+    model = empty_model(config, vocab_size=vocab_size, context_length=context_length)
+    try:
+        state = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise IntegrityError(f"{folder / WEIGHTS} cannot be read ({error})") from None
+    load_state(model, state, folder / WEIGHTS)
+    return model.to(resolve_device(device) if isinstance(device, str) else device).eval()

@@ -1,0 +1,220 @@
+"""The tokenizer: training it, and the one way to load it.
+
+Text is never control. `tokenizers` turns the words `<|endoftext|>` in a document into the control id, and the switch
+that stops it is lost whenever a tokenizer is saved and loaded. So nobody opens a tokenizer.json but `load_tokenizer`,
+and control ids enter a sequence only from the attributes of `TextTokenizer`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Regex, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as Encoder
+
+from tokenizers import decoders, models, trainers  # isort: skip
+
+from lm_core.artifact import ValidCorpus
+from lm_core.corpus.ledger import kept_documents
+from lm_core.errors import UserError
+from lm_core.runtime import Runtime
+from lm_core.store import Build
+from lm_core.training.config import TokenizerConfig
+
+END_OF_TEXT, PAD, USER, ASSISTANT, TURN_END = CONTROL_TOKENS = (
+    "<|endoftext|>",
+    "<|pad|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|turn_end|>",
+)
+UNKNOWN = "<|unknown|>"
+MAX_FILE_BYTES = 64 << 20
+MAX_VOCAB_SIZE = 1 << 20
+NORMALIZERS = {"nfc": normalizers.NFC, "nfkc": normalizers.NFKC}
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+
+
+class TextTokenizer:
+    """Encodes text to ids and back.
+
+    A document is `[end_of_text] + encode(text)`: the mark stands before each text, so that it both opens a text and,
+    as the next document's opening, ends the one before.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self.vocab_size: int = encoder.get_vocab_size(with_added_tokens=True)
+        ids: dict[str, int] = encoder.get_vocab(with_added_tokens=True)
+        self.end_of_text, self.pad, self.user, self.assistant, self.turn_end = (ids[t] for t in CONTROL_TOKENS)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; control words in it are ordinary text.
+
+        Raises:
+            UserError: when the text holds half of a surrogate pair.
+        """
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of many texts, on all threads of `tokenizers`."""
+        try:
+            return [encoding.ids for encoding in self._encoder.encode_batch_fast(texts, add_special_tokens=False)]
+        except TypeError:
+            bad = next((i for i, text in enumerate(texts) if not _is_unicode(text)), 0)
+            raise UserError(f"text {bad} is not valid Unicode (a lone surrogate); repair or drop it") from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids; control ids are left out, bytes that form no character become U+FFFD."""
+        return str(self._encoder.decode(list(ids), skip_special_tokens=True))
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """A turn of the user and the opening of the answer; the answer ends with `turn_end`."""
+        return [self.end_of_text, self.user, *self.encode(prompt), self.turn_end, self.assistant]
+
+    @cached_property
+    def token_bytes(self) -> np.ndarray:
+        """UTF-8 bytes that each id stands for, int32 (V,); 0 for control tokens."""
+        num_bytes = np.zeros(self.vocab_size, np.int32)
+        for token, i in self._encoder.get_vocab(with_added_tokens=True).items():
+            num_bytes[i] = 0 if token in CONTROL_TOKENS or token == UNKNOWN else len(token)
+        return num_bytes
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def load_tokenizer(path: Path) -> TextTokenizer:
+    """Open a tokenizer.json. The only place that does.
+
+    Raises:
+        UserError: naming the file, when it is missing, too large, malformed, or lacks the control tokens.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UserError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB; that is no tokenizer of ours")
+        text = path.read_text(encoding="utf-8")
+        _check_vocabulary(path, json.loads(text))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as a tokenizer.json ({error})") from None
+    try:
+        encoder = Encoder.from_str(text)
+    except BaseException as error:  # tokenizers panics on hostile files, and a panic is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise UserError(f"{path} is not a valid tokenizer.json ({str(error).splitlines()[0][:200]})") from None
+    encoder.encode_special_tokens = True
+    encoder.no_padding()
+    encoder.no_truncation()
+    return TextTokenizer(encoder)
+
+
+def _check_vocabulary(path: Path, content: Any) -> None:
+    """Refuse ids with gaps or beyond bounds, before anything allocates by them."""
+    try:
+        vocabulary = content["model"]["vocab"]
+        tokens = dict(vocabulary) if isinstance(vocabulary, dict) else {t: i for i, (t, _) in enumerate(vocabulary)}
+        added = {entry["content"]: (entry["id"], entry["special"]) for entry in content["added_tokens"]}
+    except (TypeError, KeyError, ValueError):
+        raise UserError(f"{path} is not a tokenizer.json: it needs model.vocab and added_tokens") from None
+    missing = [token for token in CONTROL_TOKENS if added.get(token, (0, False))[1] is not True]
+    if missing:
+        raise UserError(f"{path} lacks the control token {missing[0]}; train the tokenizer with `millrace`")
+    ids = {*tokens.values(), *(i for i, _ in added.values())}
+    if len(ids) > MAX_VOCAB_SIZE or not all(isinstance(i, int) for i in ids) or ids != set(range(len(ids))):
+        raise UserError(f"{path}: the ids of the vocabulary are not 0..{len(ids) - 1}, one each")
+
+
+# -------------------------------------------------------------------------------------------------------- training
+
+
+def new_encoder(config: TokenizerConfig) -> tuple[Encoder, Any]:
+    """An untrained encoder and its trainer."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    options: dict[str, Any] = {
+        "vocab_size": config.vocab_size,
+        "special_tokens": [*CONTROL_TOKENS],
+        "initial_alphabet": alphabet,
+        "show_progress": False,
+    }
+    if config.algorithm == "bpe":
+        encoder = Encoder(models.BPE())
+        trainer: Any = trainers.BpeTrainer(**options)
+    elif config.algorithm == "unigram":
+        encoder, trainer = Encoder(models.Unigram()), trainers.UnigramTrainer(**options)
+    else:
+        options["special_tokens"].append(UNKNOWN)
+        encoder = Encoder(models.WordPiece(unk_token=UNKNOWN, max_input_chars_per_word=10_000))
+        trainer = trainers.WordPieceTrainer(continuing_subword_prefix="", **options)
+    splits: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if config.split_digits else []
+    if config.split_cjk:
+        splits.append(pre_tokenizers.Split(Regex(r"\p{Han}"), "isolated"))
+    encoder.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            *splits,
+            pre_tokenizers.Split(Regex(WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    encoder.decoder = decoders.ByteLevel()
+    if config.normalisation != "none":
+        encoder.normalizer = NORMALIZERS[config.normalisation]()
+    return encoder, trainer
+
+
+def train_tokenizer(build: Build, config: TokenizerConfig, *, corpus: ValidCorpus) -> dict[str, Any]:
+    """Learn a vocabulary from the kept training documents and write tokenizer.json.
+
+    Raises:
+        UserError: when there is no text to learn from.
+    """
+    encoder, trainer = new_encoder(config)
+    texts = list(_sample(corpus, config.max_train_bytes, build.runtime))
+    if not texts:
+        raise UserError("no training document was kept, so there is nothing to learn a tokenizer from")
+    num_bytes = sum(len(text.encode()) for text in texts)
+    build.progress(0, num_bytes, "bytes")
+    encoder.train_from_iterator(texts, trainer, length=len(texts))
+    path = build.folder / "tokenizer.json"
+    path.write_text(encoder.to_str(pretty=False), encoding="utf-8")
+    tokenizer = load_tokenizer(path)
+    num_tokens = sum(map(len, tokenizer.encode_batch(texts[:1000])))
+    sampled_bytes = sum(len(text.encode()) for text in texts[:1000])
+    build.progress(num_bytes, num_bytes, "bytes")
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "documents": len(texts),
+        "bytes": num_bytes,
+        "bytes_per_token": round(sampled_bytes / max(1, num_tokens), 4),
+    }
+
+
+def _sample(corpus: ValidCorpus, max_bytes: int, runtime: Runtime) -> Iterator[str]:
+    """Training documents in the ledger's order until the budget is spent.
+
+    The ledger orders by doc_id, a hash: its beginning is an even sample of all sources.
+    """
+    spent = 0
+    for text in _texts(corpus, runtime):
+        spent += len(text.encode())
+        if spent > max_bytes:
+            return
+        yield text
+
+
+def _texts(corpus: ValidCorpus, runtime: Runtime) -> Iterable[str]:
+    for batch in kept_documents(corpus, splits=("train",), columns=("text",), runtime=runtime):
+        yield from batch.column("text").to_pylist()

@@ -1,0 +1,214 @@
+"""Token shards: documents packed once into windows, and the table that says which window holds which document.
+
+A window is context_length + 1 tokens: its inputs are all but the last, its targets all but the first. A document is
+`[end_of_text] + tokens`. Documents longer than a window are cut into whole windows and a rest; rests and short
+documents are packed by best fit, so nearly every short document stands whole in one window. What stays free is padding,
+which carries no loss.
+
+The plan depends on (document, length) alone and is kept as the span table: document -> windows, window -> documents.
+Which window is read at which step is a pure function of (seed, step): `window_order`.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_contracts.schemas import SPANS, SPLITS
+from lm_core.artifact import TokenDataset, Tokenizer, ValidCorpus
+from lm_core.corpus.ledger import kept_documents
+from lm_core.errors import IntegrityError, UserError
+from lm_core.store import Build
+from lm_core.tokenizer import TextTokenizer, load_tokenizer
+from lm_core.training.config import TokenizeConfig
+
+DATASET = "dataset.json"
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of a document in a window. `start` counts within the document, its end_of_text being position 0."""
+
+    document: int
+    window: int
+    offset: int
+    start: int
+    num_tokens: int
+
+
+def plan_windows(lengths: Sequence[int], window_tokens: int) -> tuple[list[Span], int]:
+    """Pack documents of given lengths; returns the spans in order of (window, offset) and the number of windows.
+
+    Best fit, in the order of the documents: each piece goes to the open window whose free room it fills best, the
+    oldest of several. A piece of fewer than two tokens teaches nothing by itself but is kept: no token is lost.
+    """
+    spans: list[Span] = []
+    free: list[tuple[int, int]] = []  # (room, window) of windows that are not full, sorted
+    num_windows = 0
+    for document, length in enumerate(lengths):
+        for start in range(0, length, window_tokens):
+            size = min(window_tokens, length - start)
+            at = bisect_left(free, (size, -1))
+            if at < len(free):
+                room, window = free.pop(at)
+            else:
+                room, window, num_windows = window_tokens, num_windows, num_windows + 1
+            spans.append(Span(document, window, window_tokens - room, start, size))
+            if room > size:
+                insort(free, (room - size, window))
+    spans.sort(key=lambda span: (span.window, span.offset))
+    return spans, num_windows
+
+
+def tokenize(build: Build, config: TokenizeConfig, *, corpus: ValidCorpus, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Encode every kept document, pack each split, write shards, span table and dataset.json.
+
+    Raises:
+        UserError: when the training split does not fill one window.
+    """
+    encoder = load_tokenizer(tokenizer.file("tokenizer.json"))
+    window_tokens = config.context_length + 1
+    content: dict[str, Any] = {
+        "context_length": config.context_length,
+        "vocab_size": encoder.vocab_size,
+        "pad": encoder.pad,
+        "dtype": "uint16" if encoder.vocab_size <= 1 << 16 else "uint32",
+        "windows_per_shard": config.windows_per_shard,
+        "splits": {},
+    }
+    statistics: dict[str, Any] = {"vocab_size": encoder.vocab_size, "context_length": config.context_length}
+    tables = []
+    for split in SPLITS:
+        documents, bodies, num_bytes = _encode_split(build, corpus, encoder, split)
+        spans, num_windows = plan_windows([len(body) for body in bodies], window_tokens)
+        num_tokens = sum(len(body) for body in bodies)
+        if split == "train" and num_tokens < window_tokens:
+            raise UserError(
+                f"the training documents give {num_tokens} tokens, fewer than one window of context_length="
+                f"{config.context_length}; add text or lower tokenize.context_length"
+            )
+        _write_shards(build.folder, split, bodies, spans, num_windows, content)
+        tables.append(_span_table(documents, split, spans))
+        content["splits"][split] = {"windows": num_windows, "tokens": num_tokens}
+        statistics[f"{split}_tokens"], statistics[f"{split}_windows"] = num_tokens, num_windows
+        statistics[f"{split}_documents"], statistics[f"{split}_bytes"] = len(documents), num_bytes
+        statistics[f"{split}_filled"] = round(num_tokens / max(1, num_windows * window_tokens), 4)
+    pq.write_table(pa.concat_tables(tables), build.folder / "spans.parquet", compression="zstd")
+    (build.folder / DATASET).write_text(json.dumps(content, indent=1, sort_keys=True))
+    return statistics
+
+
+def _encode_split(
+    build: Build, corpus: ValidCorpus, encoder: TextTokenizer, split: str
+) -> tuple[list[str], list[np.ndarray], int]:
+    """Ids of the documents of a split, their tokens with end_of_text before them, and their bytes."""
+    documents: list[str] = []
+    bodies: list[np.ndarray] = []
+    num_bytes = 0
+    for batch in kept_documents(corpus, splits=(split,), columns=("doc_id", "text"), runtime=build.runtime):
+        texts = batch.column("text").to_pylist()
+        documents += batch.column("doc_id").to_pylist()
+        bodies += [np.array([encoder.end_of_text, *ids], np.uint32) for ids in encoder.encode_batch(texts)]
+        num_bytes += sum(len(text.encode()) for text in texts)
+        build.progress(num_bytes, None, "bytes")
+    return documents, bodies, num_bytes
+
+
+def _write_shards(
+    folder: Path, split: str, bodies: list[np.ndarray], spans: list[Span], num_windows: int, content: dict[str, Any]
+) -> None:
+    """Write <split>-00000.bin and on: windows one after the other, little-endian."""
+    window_tokens, per_shard = content["context_length"] + 1, content["windows_per_shard"]
+    at = 0
+    for shard, first in enumerate(range(0, num_windows, per_shard)):
+        last = min(first + per_shard, num_windows)
+        windows = np.full((last - first, window_tokens), content["pad"], np.dtype(content["dtype"]).newbyteorder("<"))
+        while at < len(spans) and spans[at].window < last:
+            span = spans[at]
+            piece = bodies[span.document][span.start : span.start + span.num_tokens]
+            windows[span.window - first, span.offset : span.offset + span.num_tokens] = piece
+            at += 1
+        windows.tofile(folder / f"{split}-{shard:05d}.bin")
+
+
+def _span_table(documents: list[str], split: str, spans: list[Span]) -> pa.Table:
+    columns = {
+        "doc_id": [documents[span.document] for span in spans],
+        "split": [split] * len(spans),
+        "window": [span.window for span in spans],
+        "offset": [span.offset for span in spans],
+        "start": [span.start for span in spans],
+        "num_tokens": [span.num_tokens for span in spans],
+    }
+    return pa.table(columns, schema=SPANS)
+
+
+# --------------------------------------------------------------------------------------------------------- reading
+
+
+class Windows:
+    """The windows of one split, by memory map.
+
+    Attributes:
+        context_length: T; a window has T + 1 tokens.
+        vocab_size: V of the tokenizer that made them.
+        pad: id of padding.
+    """
+
+    def __init__(self, tokens: TokenDataset | Path, split: str) -> None:
+        folder = tokens if isinstance(tokens, Path) else tokens.folder
+        content = json.loads((folder / DATASET).read_text())
+        self.context_length: int = content["context_length"]
+        self.vocab_size: int = content["vocab_size"]
+        self.pad: int = content["pad"]
+        self._per_shard: int = content["windows_per_shard"]
+        self._num_windows: int = content["splits"][split]["windows"]
+        dtype = np.dtype(content["dtype"]).newbyteorder("<")
+        shards = range(0, self._num_windows, self._per_shard)
+        paths = [folder / f"{split}-{shard:05d}.bin" for shard in range(len(shards))]
+        self._shards = [
+            _open_shard(path, dtype, min(self._per_shard, self._num_windows - first), self.context_length + 1)
+            for path, first in zip(paths, shards, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return self._num_windows
+
+    def read(self, windows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Windows by number, int64 (N, T + 1)."""
+        rows = [self._shards[w // self._per_shard][w % self._per_shard] for w in map(int, windows)]
+        return np.stack(rows).astype(np.int64)
+
+    def batches(self, rows: int, limit: int | None = None) -> Iterator[np.ndarray]:
+        """All windows in order (the first `limit`), `rows` at a time."""
+        stop = min(len(self), limit or len(self))
+        for start in range(0, stop, rows):
+            yield self.read(range(start, min(start + rows, stop)))
+
+
+def _open_shard(path: Path, dtype: np.dtype, num_windows: int, window_tokens: int) -> np.ndarray:
+    expected = num_windows * window_tokens * dtype.itemsize
+    found = path.stat().st_size if path.exists() else 0
+    if found != expected:
+        raise IntegrityError(f"{path} has {found} bytes, {expected} expected; remove its folder to tokenize again")
+    return np.memmap(path, dtype, mode="r", shape=(num_windows, window_tokens))
+
+
+def window_order(seed: int, step: int, rows: int, num_windows: int) -> np.ndarray:
+    """Numbers of the windows of a step, (rows,): an endless row of shuffled epochs, cut into steps."""
+    places = np.arange(step * rows, (step + 1) * rows)
+    return np.array([_epoch(seed, int(p) // num_windows, num_windows)[int(p) % num_windows] for p in places])
+
+
+@lru_cache(maxsize=2)
+def _epoch(seed: int, epoch: int, num_windows: int) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_windows)

@@ -1,0 +1,139 @@
+"""Checkpoints inside a run: safetensors and JSON, written beside the training, two kept, verified before use.
+
+    <work>/checkpoint-00000400/model.safetensors, optimizer.safetensors, state.json (step, digests, determinism key)
+
+A checkpoint becomes visible by one rename after everything in it is on disk: a kill at any moment leaves the one
+before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lm_core.errors import UserError
+from lm_core.store import disk_errors, file_sha256
+
+KEPT = 2
+STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that a run needs to go on as if it had never stopped.
+
+    Attributes:
+        step: optimizer steps done.
+        tensors: group ("model", "optimizer", ...) -> name -> tensor.
+        figures: the loop's own JSON-ready memory.
+    """
+
+    step: int
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    figures: Mapping[str, Any]
+
+
+class Checkpointer:
+    """Writes and finds the checkpoints of one run.
+
+    Args:
+        folder: the run's work folder.
+        determinism: what must be equal for a resumed run to give the same bits (threads, device, versions).
+    """
+
+    def __init__(self, folder: Path, determinism: Mapping[str, Any]) -> None:
+        self.folder, self.determinism = folder, dict(determinism)
+        self._writer: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(self, state: State) -> None:
+        """Copy the state and write it in the background; waits for the write before this one."""
+        self.wait()
+        groups = {g: {n: t.detach().cpu().clone() for n, t in ts.items()} for g, ts in state.tensors.items()}
+        copy = State(state.step, groups, json.loads(json.dumps(state.figures)))
+        self._writer = threading.Thread(target=self._write_safely, args=(copy,), name="checkpoint")
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Until the last checkpoint is on disk; raises what went wrong there."""
+        if self._writer:
+            self._writer.join()
+            self._writer = None
+        if self._error:
+            error, self._error = self._error, None
+            raise error
+
+    def newest(self) -> State | None:
+        """The newest checkpoint that is whole.
+
+        Raises:
+            UserError: when it was written under other conditions, so that the run could not be continued exactly.
+        """
+        for folder in sorted(self.folder.glob("checkpoint-*"), reverse=True):
+            state = self._read(folder)
+            if state:
+                return state
+        return None
+
+    def _write_safely(self, state: State) -> None:
+        try:
+            with disk_errors(self.folder):
+                self._write(state)
+        except BaseException as error:  # handed to the training thread by `wait`
+            self._error = error
+
+    def _write(self, state: State) -> None:
+        target = self.folder / f"checkpoint-{state.step:08d}"
+        staging = self.folder / f".{target.name}"
+        for stale in (staging, target):
+            shutil.rmtree(stale, ignore_errors=True)
+        staging.mkdir(parents=True)
+        digests = {}
+        for group, tensors in state.tensors.items():
+            path = staging / f"{group}.safetensors"
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+            digests[path.name] = file_sha256(path)
+            _fsync(path)
+        content = {"step": state.step, "figures": state.figures, "files": digests, "determinism": self.determinism}
+        (staging / STATE).write_text(json.dumps(content, indent=1))
+        _fsync(staging / STATE)
+        _fsync(staging)
+        staging.rename(target)
+        _fsync(self.folder)
+        for old in sorted(self.folder.glob("checkpoint-*"))[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _read(self, folder: Path) -> State | None:
+        try:
+            content = json.loads((folder / STATE).read_text())
+            if any(file_sha256(folder / name) != digest for name, digest in content["files"].items()):
+                return None
+            tensors = {Path(name).stem: load_file(folder / name) for name in content["files"]}
+        except (OSError, ValueError, KeyError, SafetensorError):
+            return None
+        for name, value in self.determinism.items():
+            if content["determinism"].get(name) != value:
+                before = content["determinism"].get(name)
+                raise UserError(
+                    f"{folder} was written with {name}={before}, this run has {name}={value} and "
+                    f"would not continue exactly; restore {name}, or remove {self.folder} to start over"
+                )
+        return State(content["step"], tensors, content["figures"])
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

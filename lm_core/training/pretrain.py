@@ -1,0 +1,114 @@
+"""Pretraining: a fresh model on the windows of a token dataset."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lm_core.artifact import TokenDataset, Tokenizer
+from lm_core.errors import UserError
+from lm_core.model.build import build_model
+from lm_core.model.language_model import LanguageModel
+from lm_core.model.losses import IGNORE
+from lm_core.model.weights import save_model
+from lm_core.store import Build
+from lm_core.tokenizer import TextTokenizer, load_tokenizer
+from lm_core.tokens import Windows, window_order
+from lm_core.training.config import PretrainConfig
+from lm_core.training.loop import Batch, train
+
+EVALUATION_TOKENS = 8192
+
+
+def pretrain(build: Build, config: PretrainConfig, *, tokens: TokenDataset, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Train a model from random weights and write the checkpoint's files.
+
+    Raises:
+        UserError: when tokenizer and tokens do not match, or a step holds less than one window.
+    """
+    text_tokenizer = load_tokenizer(tokenizer.file("tokenizer.json"))
+    train_windows, validation = Windows(tokens, "train"), Windows(tokens, "validation")
+    _check(config, text_tokenizer, train_windows)
+    rows = config.optimization.batch_tokens // train_windows.context_length
+    num_steps = max(1, config.train_tokens // (rows * train_windows.context_length))
+    model = build_model(
+        config.model,
+        vocab_size=train_windows.vocab_size,
+        context_length=train_windows.context_length,
+        seed=config.optimization.seed,
+    )
+
+    def batch_at(step: int) -> Batch:
+        numbers = window_order(config.optimization.seed, step, rows, len(train_windows))
+        return windows_to_batch(train_windows.read(numbers), train_windows.pad)
+
+    statistics = train(
+        model,
+        batch_at,
+        config.optimization,
+        num_steps=num_steps,
+        build=build,
+        evaluate=bits_per_byte_on(validation, text_tokenizer, config.validation_tokens),
+        num_evaluations=min(config.num_evaluations, num_steps),
+    )
+    statistics["weights_sha256"] = save_model(model, build.folder)
+    shutil.copyfile(tokenizer.file("tokenizer.json"), build.folder / "tokenizer.json")
+    training = {"config": config.model_dump(mode="json"), "num_steps": statistics["num_steps"], "rows_per_step": rows}
+    (build.folder / "training.json").write_text(json.dumps(training, indent=1, sort_keys=True))
+    return statistics
+
+
+def windows_to_batch(windows: np.ndarray, pad: int) -> Batch:
+    """Inputs and targets (N, T) of windows (N, T + 1); nothing is learnt at padding."""
+    whole = torch.from_numpy(windows)
+    targets = whole[:, 1:].clone()
+    targets[targets == pad] = IGNORE
+    return Batch(whole[:, :-1].contiguous(), targets)
+
+
+def bits_per_byte_on(
+    windows: Windows, tokenizer: TextTokenizer, max_tokens: int
+) -> Callable[[nn.Module], dict[str, float]]:
+    """An evaluation for `train`: mean loss over text tokens, and bits per byte of the text they stand for.
+
+    Control tokens are left out of both: they are no text, and stand for no byte.
+    """
+    num_bytes = torch.from_numpy(tokenizer.token_bytes)
+    limit = max(1, max_tokens // windows.context_length)
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        assert isinstance(model, LanguageModel)
+        device = next(model.parameters()).device
+        nats, total_tokens, total_bytes = 0.0, 0, 0
+        for part in windows.batches(max(1, EVALUATION_TOKENS // windows.context_length), limit):
+            batch = windows_to_batch(part, windows.pad)
+            bytes_of_targets = num_bytes[batch.targets.clamp_min(0)].masked_fill(batch.targets == IGNORE, 0)
+            targets = batch.targets.masked_fill(bytes_of_targets == 0, IGNORE)
+            nats += float(model.token_losses(batch.tokens.to(device), targets.to(device)).sum(dtype=torch.float64))
+            total_tokens += int((targets != IGNORE).sum())
+            total_bytes += int(bytes_of_targets.sum())
+        if not total_bytes:
+            return {}
+        return {"val_loss": nats / total_tokens, "val_bits_per_byte": nats / math.log(2) / total_bytes}
+
+    return evaluate
+
+
+def _check(config: PretrainConfig, tokenizer: TextTokenizer, windows: Windows) -> None:
+    if tokenizer.vocab_size != windows.vocab_size or tokenizer.pad != windows.pad:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} entries, the token shards were made with {windows.vocab_size}; "
+            "tokenize again with this tokenizer"
+        )
+    if config.optimization.batch_tokens < windows.context_length:
+        raise UserError(
+            f"optimization.batch_tokens={config.optimization.batch_tokens} is less than one window of "
+            f"context_length={windows.context_length}"
+        )
