@@ -1,49 +1,78 @@
-"""A model that completes texts and answers questions, piece by piece: what `generate` and `chat` speak through."""
+"""Text in, text out: a checkpoint's folder as something that completes, answers and scores."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lm_core.model.generate import stream
 from lm_core.model.weights import load_model
-from lm_core.tokenizer import load_tokenizer
+from lm_core.tokenizer import TextTokenizer, load_tokenizer
+
+REPLACEMENT = "\ufffd"
 
 
 class Speaker:
-    """Model and tokenizer of one checkpoint folder, on the CPU or the GPU as the machine has it."""
+    """A model with its tokenizer.
 
-    def __init__(self, folder: Path, device: str = "auto") -> None:
+    Args:
+        folder: holds model.safetensors, config.json and tokenizer.json.
+        device: "cpu", "cuda" or "auto".
+    """
+
+    def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         self.model = load_model(folder, device=device)
-        self.model.eval()
         self.tokenizer = load_tokenizer(folder / "tokenizer.json")
-        self.stops = (self.tokenizer.end_of_text, self.tokenizer.turn_end)
 
-    def complete(self, text: str, **sampling: Any) -> Iterator[str]:
-        """Go on from a text; arguments as of `generate.stream`."""
-        return self._speak([self.tokenizer.end_of_text, *self.tokenizer.encode(text)], sampling)
+    def complete(self, text: str, *, max_new_tokens: int, **sampling: Any) -> Iterator[str]:
+        """Pieces of text that continue a text. `sampling` as of `generate`: temperature, top_k, top_p, seed."""
+        ids = [self.tokenizer.end_of_text, *self.tokenizer.encode(text)]
+        return self._pieces(ids, max_new_tokens, sampling)
 
-    def answer(self, question: str, **sampling: Any) -> Iterator[str]:
-        """Answer a question in the turn format that fine-tuning uses."""
-        return self._speak(self.tokenizer.prompt_ids(question), sampling)
+    def answer(self, question: str, *, max_new_tokens: int, **sampling: Any) -> Iterator[str]:
+        """Pieces of the model's turn after the user's."""
+        return self._pieces(self.tokenizer.prompt_ids(question), max_new_tokens, sampling)
 
-    def _speak(self, prompt: list[int], sampling: dict[str, Any]) -> Iterator[str]:
-        room = self.model.context_length - 1
-        ids = stream(self.model, prompt[-room:], stop_ids=self.stops, **sampling)
-        return _pieces(ids, self.tokenizer.decode)
+    @torch.inference_mode()
+    def score(self, text: str) -> dict[str, Any]:
+        """{"ids": ids of the text, "logprobs": log-probability (nats) of each id after the first}.
+
+        Texts longer than the context are scored in windows that overlap by half, so that every token but those at the
+        very beginning sees at least half a context.
+        """
+        ids = self.tokenizer.encode(text)
+        return {"ids": ids, "logprobs": self._log_probabilities(ids)}
+
+    def _log_probabilities(self, ids: Sequence[int]) -> list[float]:
+        length, scored = self.model.context_length, 1
+        result: list[float] = []
+        device = next(self.model.parameters()).device
+        while scored < len(ids):
+            begin = 0 if scored == 1 else scored - length // 2
+            window = torch.tensor([ids[begin : begin + length + 1]], device=device)
+            losses = self.model.token_losses(window[:, :-1], window[:, 1:])[0]
+            result += (-losses[scored - 1 - begin :]).tolist()
+            scored = len(result) + 1
+        return result
+
+    def _pieces(self, ids: list[int], max_new_tokens: int, sampling: dict[str, Any]) -> Iterator[str]:
+        ids = ids[-(self.model.context_length - 1) :]
+        stops = (self.tokenizer.end_of_text, self.tokenizer.turn_end)
+        new_ids = stream(self.model, ids, max_new_tokens=max_new_tokens, stop_ids=stops, **sampling)
+        return text_pieces(self.tokenizer, new_ids)
 
 
-def _pieces(ids: Iterable[int], decode: Any) -> Iterator[str]:
-    """Text as it becomes certain: a character of several bytes waits until its last token is there."""
-    seen: list[int] = []
-    shown = ""
+def text_pieces(tokenizer: TextTokenizer, ids: Iterator[int]) -> Iterator[str]:
+    """Text of a stream of ids, held back while it ends within a character."""
+    waiting: list[int] = []
     for token in ids:
-        seen.append(token)
-        text = decode(seen)
-        if not text.endswith("\ufffd") and text.startswith(shown):
-            yield text[len(shown) :]
-            shown = text
-    text = decode(seen)
-    if text.startswith(shown) and text != shown:
-        yield text[len(shown) :]
+        waiting.append(token)
+        text = tokenizer.decode(waiting)
+        if not text.endswith(REPLACEMENT):
+            yield text
+            waiting = []
+    if waiting:
+        yield tokenizer.decode(waiting)

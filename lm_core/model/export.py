@@ -1,0 +1,63 @@
+"""Export in the format that the ecosystem loads: a Hugging Face folder of a stock architecture, no code of ours."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from lm_core.errors import UserError
+from lm_core.model.decoder import Decoder
+from lm_core.model.weights import hf_config, load_model, save_model
+from lm_core.tokenizer import ASSISTANT, CONTROL_TOKENS, END_OF_TEXT, PAD, TURN_END, USER, load_tokenizer
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}" + ASSISTANT + "{% else %}" + USER + "{% endif %}"
+    "{{ message['content'] }}" + TURN_END + "{% endfor %}"
+    "{% if add_generation_prompt %}" + ASSISTANT + "{% endif %}"
+)
+
+
+def export_huggingface(checkpoint: Path, folder: Path) -> None:
+    """Write config.json, model.safetensors, tokenizer.json, tokenizer_config.json and generation_config.json.
+
+    Args:
+        checkpoint: folder of a `Checkpoint` artifact.
+        folder: where to write; made if missing.
+
+    Raises:
+        UserError: for the vanilla architecture, which `transformers` does not know.
+    """
+    model = load_model(checkpoint)
+    if not isinstance(model, Decoder):
+        raise UserError("model.kind=vanilla is a reference without a Hugging Face counterpart; export a decoder")
+    tokenizer = load_tokenizer(checkpoint / "tokenizer.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(model, folder)
+    ids = {
+        "bos_token_id": tokenizer.end_of_text,
+        "eos_token_id": [tokenizer.end_of_text, tokenizer.turn_end],
+        "pad_token_id": tokenizer.pad,
+    }
+    _write(folder / "config.json", hf_config(model) | ids)
+    _write(folder / "generation_config.json", ids | {"max_length": model.context_length})
+    shutil.copyfile(checkpoint / "tokenizer.json", folder / "tokenizer.json")
+    _write(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": END_OF_TEXT,
+            "eos_token": END_OF_TEXT,
+            "pad_token": PAD,
+            "additional_special_tokens": [t for t in CONTROL_TOKENS if t not in (END_OF_TEXT, PAD)],
+            "model_max_length": model.context_length,
+            "clean_up_tokenization_spaces": False,
+            "split_special_tokens": True,  # text is never control, there as here
+            "chat_template": CHAT_TEMPLATE,
+        },
+    )
+
+
+def _write(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=1, sort_keys=True))
