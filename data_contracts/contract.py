@@ -1,4 +1,6 @@
-"""Contracts: what a table between two stages promises, as YAML that names its fields after the Open Data Contract Standard.
+"""Contracts: what a table between two stages promises, in YAML.
+
+Field names follow the Open Data Contract Standard.
 
     name: examples                      # the table
     version: 1.0.0
@@ -23,7 +25,7 @@ Metrics that give one number for the table:
     rowCount         number of rows
     distinctValues   number of different values of the column
     value            `query`, an SQL aggregate
-    groupShare       the largest share of rows with `query` true in one group of `groupBy` of at least `minimumRows` rows
+    groupShare       the largest percentage of rows with `query` true in a group of `groupBy` (of `minimumRows` or more)
 """
 
 from __future__ import annotations
@@ -77,6 +79,7 @@ class Column(_Strict):
     name: str
     physicalType: str  # noqa: N815, the standard's word
     required: bool = False
+    primaryKey: bool = False  # noqa: N815
     description: str
 
 
@@ -127,6 +130,8 @@ class Rule(_Strict):
             raise ValueError(f"metric {self.metric} does not use {' and '.join(extra)}")
         if self.metric == "invalidValues" and not given & _INVALID:
             raise ValueError("metric invalidValues needs one of validValues, pattern, minimum, maximum")
+        if self.counts_rows and self.severity == "warning" and self.mustBeLessOrEqualTo is None:
+            raise ValueError("a warning says how many rows may be put aside: mustBeLessOrEqualTo, unit rows or percent")
         if self.lower is None and self.upper is None:
             raise ValueError("a bound is missing: mustBeGreaterOrEqualTo or mustBeLessOrEqualTo")
         return self

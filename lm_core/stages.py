@@ -59,6 +59,7 @@ VALIDATE = Stage(
     version=1,
     output=ValidCorpus,
     function="tasks.validation:validate",
+    external="tasks.contracts:contract_digests",
     inputs={
         "corpus": Corpus,
         "cleaning": Decisions,

@@ -25,7 +25,12 @@ from lm_core.runtime import Runtime
 
 _FATES_SQL = """
 WITH decided AS (
-    SELECT doc_id, fate, stage, reason, keeper, figure FROM decisions
+    SELECT doc_id, fate, stage, reason, keeper, figure FROM (
+        SELECT doc_id, fate, stage, reason, keeper, figure, rank FROM decisions
+        UNION ALL
+        SELECT row_key, 'quarantined', 'validate', rule, NULL, NULL, 1000 FROM quarantine
+        WHERE table_name = 'documents'
+    )
     QUALIFY row_number() OVER (PARTITION BY doc_id ORDER BY rank, reason, keeper) = 1
 )
 SELECT doc_id, source, key, coalesce(fate, 'kept') AS fate, stage, reason, keeper, figure,
@@ -80,8 +85,22 @@ def register_decisions(
 
 
 def create_fates(connection: duckdb.DuckDBPyConnection) -> None:
-    """Assemble the table `fates` from the registered corpus and decisions, in the order of doc_id."""
+    """Assemble the table `fates` from the registered corpus, the decisions and the rows a contract put aside.
+
+    Needs the table `quarantine` (table_name, row_key, rule): its documents are decided after all stages.
+    """
     connection.execute(f"CREATE TABLE fates AS {_FATES_SQL}")
+
+
+def largest_clusters(connection: duckdb.DuckDBPyConnection, limit: int = 10) -> list[tuple[str, str, int]]:
+    """The documents that most others were dropped in favour of: (source, key, number of copies)."""
+    return connection.execute(
+        "SELECT any_value(documents.source), any_value(documents.key), count(*) AS copies "
+        "FROM fates JOIN documents ON documents.doc_id = fates.keeper "
+        "WHERE fate IN ('exact_duplicate', 'near_duplicate') GROUP BY fates.keeper "
+        "ORDER BY copies DESC, fates.keeper LIMIT ?",
+        [limit],
+    ).fetchall()
 
 
 def write_fates(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
