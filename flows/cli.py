@@ -113,7 +113,8 @@ def _use_servers(options: argparse.Namespace, services: tuple[str, ...]) -> dict
         servers.wait(found["prefect"], options.workspace)
     elif "mlflow" in found:
         servers.wait(found["mlflow"], options.workspace)
-    use_addresses(**{("prefect_api" if n == "prefect" else n): s.api for n, s in found.items()})  # type: ignore[arg-type]
+    addresses = {name: server.api for name, server in found.items()}
+    use_addresses(prefect_api=addresses.get("prefect"), mlflow=addresses.get("mlflow"))
     return found
 
 
@@ -415,3 +416,7 @@ def run() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+if __name__ == "__main__":
+    run()

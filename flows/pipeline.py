@@ -92,7 +92,7 @@ def run_promote(model: str = "millrace", version: str = "challenger") -> str:
 def _run(config: PipelineConfig, until: Until) -> dict[str, Any]:
     runtime = Runtime()
     started = time.monotonic()
-    journal = Journal(runtime.workspace, f"{config.registry.model_name} {flow_run.name or ''}".strip())
+    journal = Journal(runtime.workspace, flow_run.name or "corpus to model")
     runner = StageRunner(runtime, journal, display_in_use.get() or Display(quiet=True), until.check)
     registered: dict[str, Registered] = {}
     alias = None

@@ -41,7 +41,7 @@ def configured_address(service: str) -> str | None:
     return os.environ.get({"prefect": "PREFECT_API_URL", "mlflow": "MLFLOW_TRACKING_URI"}[service]) or None
 
 
-def use_addresses(*, prefect_api: str | None, mlflow: str | None) -> None:
+def use_addresses(*, prefect_api: str | None = None, mlflow: str | None = None) -> None:
     """Point this process, and those it starts, at the servers."""
     if prefect_api:
         os.environ["PREFECT_API_URL"] = prefect_api

@@ -170,8 +170,8 @@ _REPORTS: dict[type[Artifact], Callable[[Artifact, Store], Report]] = {
 
 # The figures worth a place in the one line that a stage ends with.
 _HEADLINES = (
-    ("documents", "{} documents"),
-    ("rejected", "{} unreadable"),
+    ("num_documents", "{} documents"),
+    ("num_rejected", "{} unreadable"),
     ("dropped", "{} dropped"),
     ("kept", "{} kept"),
     ("items", "{} items"),
