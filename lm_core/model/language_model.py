@@ -49,12 +49,9 @@ class LanguageModel(nn.Module, ABC):
 
     def loss_sum(self, tokens: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
         """Summed cross-entropy in nats over the targets (B, T) that are not IGNORE."""
-        hidden, rows = self.hidden(tokens).flatten(0, 1), targets.flatten()
-        counted = rows != IGNORE
-        if not counted.all():  # fine-tuning learns at few positions: only those are projected to the vocabulary
-            hidden, rows = hidden[counted], rows[counted]
+        hidden = self.hidden(tokens).flatten(0, 1)
         return cross_entropy_sum(
-            hidden, self.output_weight, rows, dtype=self.compute_dtype, label_smoothing=label_smoothing
+            hidden, self.output_weight, targets.flatten(), dtype=self.compute_dtype, label_smoothing=label_smoothing
         )
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:

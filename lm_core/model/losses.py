@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 IGNORE = -100
-CHUNK_LOGITS = 1 << 22
+CHUNK_LOGITS = 1 << 20  # 4 MiB of fp32: what a core's share of the cache holds
 
 
 def _chunk_rows(vocab_size: int) -> int:
@@ -21,7 +21,7 @@ def _chunk_rows(vocab_size: int) -> int:
 
 
 class _ChunkedCrossEntropy(Function):
-    """Sum over the valid targets of -log p(target), smoothed; gradients are made in the forward pass."""
+    """Sum over the targets of -log p(target), smoothed; gradients are made in the forward pass."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, smooth: float) -> Tensor:
@@ -31,13 +31,13 @@ class _ChunkedCrossEntropy(Function):
         d_matrix = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         for start in range(0, len(rows), _chunk_rows(len(weight))):
             part = slice(start, start + _chunk_rows(len(weight)))
-            logits = (rows[part] @ matrix.T).float()
-            log_sum, picked, valid = _normalise(logits, targets[part])
-            loss = log_sum - (1 - smooth) * picked
+            log_p = torch.log_softmax((rows[part] @ matrix.T).float(), 1)
+            wanted = targets[part, None]
+            total -= (1 - smooth) * log_p.gather(1, wanted).sum()
             if smooth:
-                loss -= smooth * logits.mean(1)
-            total += loss.masked_fill(~valid, 0).sum()
-            d_logits = _probabilities_minus_targets(logits, log_sum, targets[part], valid, smooth).to(dtype)
+                total -= smooth * log_p.mean(1).sum()
+            d_logits = log_p.exp_().sub_(smooth / len(weight)) if smooth else log_p.exp_()
+            d_logits = d_logits.scatter_add_(1, wanted, d_logits.new_full(wanted.shape, smooth - 1)).to(dtype)
             torch.mm(d_logits, matrix, out=d_hidden[part])
             d_matrix += d_logits.T @ rows[part]
         ctx.save_for_backward(d_hidden, d_matrix)
@@ -51,24 +51,6 @@ class _ChunkedCrossEntropy(Function):
         return d_hidden.to(ctx.dtypes[0]) * d_total, d_matrix.to(ctx.dtypes[1]) * d_total, None, None, None
 
 
-def _normalise(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log of the partition sum, logit of the target, and whether the target counts; each (N,)."""
-    valid = targets != IGNORE
-    picked = logits.gather(1, targets.clamp_min(0)[:, None])[:, 0]
-    return torch.logsumexp(logits, 1), picked, valid
-
-
-def _probabilities_minus_targets(
-    logits: Tensor, log_sum: Tensor, targets: Tensor, valid: Tensor, smooth: float
-) -> Tensor:
-    """Derivative of the smoothed cross-entropy by the logits, (N, V), in place of the logits."""
-    gradient = logits.sub_(log_sum[:, None]).exp_()
-    if smooth:
-        gradient -= smooth / logits.shape[1]
-    gradient.scatter_add_(1, targets.clamp_min(0)[:, None], gradient.new_full((len(gradient), 1), smooth - 1))
-    return gradient.mul_(valid[:, None])
-
-
 def cross_entropy_sum(
     hidden: Tensor, weight: Tensor, targets: Tensor, *, dtype: torch.dtype, label_smoothing: float = 0.0
 ) -> Tensor:
@@ -80,6 +62,9 @@ def cross_entropy_sum(
         targets: (N,), IGNORE where nothing is to be predicted.
         dtype: arithmetic of the matrix products.
     """
+    counted = targets != IGNORE
+    if not counted.all():  # fine-tuning learns at few positions: only those are projected to the vocabulary
+        hidden, targets = hidden[counted], targets[counted]
     if torch.is_grad_enabled():
         loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, dtype, label_smoothing)
         return loss
@@ -93,6 +78,6 @@ def token_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, dtyp
     losses = []
     for start in range(0, len(rows), _chunk_rows(len(weight))):
         part = slice(start, start + _chunk_rows(len(weight)))
-        log_sum, picked, valid = _normalise((rows[part] @ matrix.T).float(), targets[part])
-        losses.append((log_sum - picked).masked_fill(~valid, 0))
-    return torch.cat(losses)
+        log_p = torch.log_softmax((rows[part] @ matrix.T).float(), 1)
+        losses.append(-log_p.gather(1, targets[part, None].clamp_min(0))[:, 0])
+    return torch.cat(losses).masked_fill(targets == IGNORE, 0)

@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from lm_core.errors import UserError
+from lm_core.model.build import build_model
+from lm_core.model.generate import choose, generate, stream
+from lm_core.training.config import ModelConfig
+
+CONFIG = ModelConfig(num_layers=2, d_model=32, num_heads=4, num_kv_heads=2, d_ff=48, init="normal", init_std=0.3)
+PROMPTS = [[1, 2, 3, 4, 5], [7], [9, 8]]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_model(CONFIG, vocab_size=50, context_length=32, seed=3).eval()
+
+
+def test_cached_logits_equal_the_uncached_forward(model):
+    tokens = torch.randint(0, 50, (2, 12))
+    cache = model.new_cache(torch.tensor([0, 0]), 12)
+    parts = [model.hidden(tokens[:, :5], cache), *(model.hidden(tokens[:, t : t + 1], cache) for t in range(5, 12))]
+    torch.testing.assert_close(model.logits(torch.cat(parts, 1)), model(tokens), atol=1e-4, rtol=1e-4)
+
+
+def test_a_row_is_what_it_would_be_alone(model):
+    together = generate(model, PROMPTS, max_new_tokens=12)
+    assert together == [generate(model, [prompt], max_new_tokens=12)[0] for prompt in PROMPTS]
+
+
+def test_greedy_equals_the_argmax_of_the_whole_forward(model):
+    ids = list(PROMPTS[0])
+    for _ in range(8):
+        ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    assert generate(model, [PROMPTS[0]], max_new_tokens=8)[0] == ids[5:]
+
+
+def test_seed_decides_and_stop_ids_end(model):
+    options = {"max_new_tokens": 10, "temperature": 1.0, "top_k": 20, "top_p": 0.95}
+    first = generate(model, PROMPTS, seed=1, **options)
+    assert first == generate(model, PROMPTS, seed=1, **options) != generate(model, PROMPTS, seed=2, **options)
+    alone = list(stream(model, PROMPTS[0], max_new_tokens=6))
+    assert generate(model, [PROMPTS[0]], max_new_tokens=6, stop_ids=[alone[3]])[0] == alone[: alone.index(alone[3])]
+
+
+def test_top_k_and_top_p_leave_only_the_likeliest():
+    logits = torch.tensor([[3.0, 2.0, 1.0, -5.0]]).repeat(200, 1)
+    generator = torch.Generator().manual_seed(0)
+    assert set(choose(logits, 1.0, 2, None, generator).tolist()) == {0, 1}
+    assert set(choose(logits, 1.0, None, 0.5, generator).tolist()) == {0}
+
+
+def test_vanilla_generates_by_the_whole_forward():
+    config = CONFIG.model_copy(update={"kind": "vanilla", "num_kv_heads": 4, "activation": "gelu"})
+    model = build_model(config, vocab_size=50, context_length=32, seed=3).eval()
+    together = generate(model, PROMPTS, max_new_tokens=5)
+    assert together == [generate(model, [prompt], max_new_tokens=5)[0] for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("prompts", [[], [[]], [list(range(32))]])
+def test_impossible_prompts_are_refused_in_one_line(model, prompts):
+    with pytest.raises(UserError) as error:
+        generate(model, prompts, max_new_tokens=1)
+    assert "\n" not in str(error.value)
