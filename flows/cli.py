@@ -39,6 +39,10 @@ def _add_ports(parser: argparse.ArgumentParser) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="millrace", metavar="NAME", help="registered model (default: millrace)")
+    _add_version(parser)
+
+
+def _add_version(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", dest="model_version", metavar="N|ALIAS",
                         help="version number or alias (default: champion)")  # fmt: skip
 
@@ -80,6 +84,9 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("prompt", help="the text to go on from")
     chat = command("chat", "talk to the champion", _add_generation)
     chat.add_argument("--once", metavar="TEXT", help="ask one question and end")
+    score = command("score", "log-probability of each token of a text", _add_version)
+    score.add_argument("model", help="name of a registered model")
+    score.add_argument("--text", required=True, help="the text to score")
     explain = command("explain", "tell a document's whole story: where from, which rules, its fate")
     explain.add_argument("doc_id", nargs="?", help="document id, as in fates.parquet")
     explain.add_argument("--text", help="the document's text instead of its id")
@@ -107,7 +114,7 @@ def _use_servers(options: argparse.Namespace, services: tuple[str, ...]) -> dict
     from tasks import servers
     from tasks.environment import use_addresses
 
-    ports = {name: getattr(options, f"{name}_port", None) for name in services}
+    ports = {name: port for name in services if (port := getattr(options, f"{name}_port", None)) is not None}
     found = servers.begin(options.workspace, services, ports)
     if "prefect" in found:
         servers.wait(found["prefect"], options.workspace)
@@ -295,6 +302,15 @@ def _sampling(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _score(options: argparse.Namespace) -> dict[str, Any]:
+    _, folder = _checkpoint(options)
+    from lm_core.model.conversation import Speaker
+
+    result = Speaker(folder).score(options.text)
+    _say(f"{len(result['ids'])} tokens, {sum(result['logprobs']):.3f} nats")
+    return result
+
+
 def _export(options: argparse.Namespace) -> dict[str, Any]:
     from lm_core.errors import UserError
 
@@ -361,6 +377,7 @@ HANDLERS: dict[str, Handler] = {
     "rollback": _rollback,
     "generate": _generate,
     "chat": _chat,
+    "score": _score,
     "explain": _explain,
     "funnel": _funnel,
     "export": _export,

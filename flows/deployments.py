@@ -36,7 +36,7 @@ def deploy_scheduled(config: PipelineConfig, cron: str, name: str, timezone: str
         schedule = Cron(cron, timezone=timezone)
     except ValueError as error:
         raise UserError(f'the schedule "{cron}" ({timezone}) is not valid: {str(error).splitlines()[0]}') from None
-    deployment = run_corpus_to_model.to_deployment(
+    deployment: Any = run_corpus_to_model.to_deployment(
         name=name,
         schedules=[schedule],
         parameters={"config": config.model_dump(mode="json"), "until": until},

@@ -35,10 +35,10 @@ from tasks.tracking import Journal, forward_unsent
 display_in_use: ContextVar[Display | None] = ContextVar("display_in_use", default=None)
 
 
-def _leave_post_mortem(flow: Any, run: Any, state: Any) -> None:
+def _leave_post_mortem(flow: Any, flow_run: Any, state: Any) -> None:
     """A Markdown artifact that says what failed and which command goes on from there."""
     lines = [
-        f"# {run.name}: {state.name}",
+        f"# {flow_run.name}: {state.name}",
         f"> {state.message}",
         "Everything finished before stays in the store, long stages kept their last checkpoint. To go on:",
         "```\nmillrace run   # with the same preset and settings\n```",

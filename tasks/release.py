@@ -9,7 +9,8 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from lm_core.artifact import Checkpoint, Evaluation
 from lm_core.errors import TryLaterError

@@ -14,7 +14,7 @@ import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 
-class LanguageModel(PythonModel):  # type: ignore[misc]
+class LanguageModel(PythonModel):
     """Completes prompts. `model_input` has a column `prompt`; the answer is a column `text`."""
 
     def load_context(self, context: PythonModelContext) -> None:
