@@ -48,23 +48,27 @@ class Span:
 def plan_windows(lengths: Sequence[int], window_tokens: int) -> tuple[list[Span], int]:
     """Pack documents of given lengths; returns the spans in order of (window, offset) and the number of windows.
 
-    Best fit, in the order of the documents: each piece goes to the open window whose free room it fills best, the
-    oldest of several. A piece of fewer than two tokens teaches nothing by itself but is kept: no token is lost.
+    Best fit, the longest pieces first: each goes to the open window whose free room it fills best, the oldest of
+    several. No token is lost and none is there twice.
     """
+    pieces = [
+        (document, start, min(window_tokens, length - start))
+        for document, length in enumerate(lengths)
+        for start in range(0, length, window_tokens)
+    ]
+    pieces.sort(key=lambda piece: -piece[2])
     spans: list[Span] = []
     free: list[tuple[int, int]] = []  # (room, window) of windows that are not full, sorted
     num_windows = 0
-    for document, length in enumerate(lengths):
-        for start in range(0, length, window_tokens):
-            size = min(window_tokens, length - start)
-            at = bisect_left(free, (size, -1))
-            if at < len(free):
-                room, window = free.pop(at)
-            else:
-                room, window, num_windows = window_tokens, num_windows, num_windows + 1
-            spans.append(Span(document, window, window_tokens - room, start, size))
-            if room > size:
-                insort(free, (room - size, window))
+    for document, start, size in pieces:
+        at = bisect_left(free, (size, -1))
+        if at < len(free):
+            room, window = free.pop(at)
+        else:
+            room, window, num_windows = window_tokens, num_windows, num_windows + 1
+        spans.append(Span(document, window, window_tokens - room, start, size))
+        if room > size:
+            insort(free, (room - size, window))
     spans.sort(key=lambda span: (span.window, span.offset))
     return spans, num_windows
 

@@ -208,11 +208,12 @@ class _Run:
         if figures.first_loss is None:
             figures.first_loss = figures.smoothed_loss = loss
         figures.smoothed_loss = SMOOTHING * figures.smoothed_loss + (1 - SMOOTHING) * loss
-        worse = loss > figures.first_loss * 1.1 + 0.25
+        worse = figures.smoothed_loss > figures.first_loss * 1.1 + 0.25
         figures.steps_above_first = figures.steps_above_first + 1 if worse else 0
         if figures.steps_above_first >= DIVERGING_STEPS:
             raise UserError(
-                f"training diverges: loss {loss:.3f} at step {self.step}, {figures.first_loss:.3f} at the beginning; "
+                f"training diverges: smoothed loss {figures.smoothed_loss:.3f} at step {self.step}, "
+                f"{figures.first_loss:.3f} at the beginning; "
                 f"lower learning_rate (now {self.config.learning_rate:g})"
             )
 

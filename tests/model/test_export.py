@@ -1,0 +1,70 @@
+"""The export is a stock architecture: `transformers` loads it and computes the same bits."""
+
+import pytest
+import torch
+
+from lm_core.errors import UserError
+from lm_core.model.build import build_model
+from lm_core.model.conversation import Speaker, text_pieces
+from lm_core.model.export import export_huggingface
+from lm_core.model.weights import save_model
+from lm_core.tokenizer import load_tokenizer, new_encoder
+from lm_core.training.config import ModelConfig, TokenizerConfig
+
+CONFIG = ModelConfig(num_layers=2, d_model=96, num_heads=4, num_kv_heads=2, d_ff=80, init="normal", init_std=0.1)
+
+
+def checkpoint(folder, **changes):
+    encoder, trainer = new_encoder(TokenizerConfig(vocab_size=400))
+    encoder.train_from_iterator(["some text to learn from, naïve 漢字 <|pad|>"] * 9, trainer)
+    encoder.save(str(folder / "tokenizer.json"))
+    vocab_size = load_tokenizer(folder / "tokenizer.json").vocab_size
+    model = build_model(CONFIG.model_copy(update=changes), vocab_size=vocab_size, context_length=64, seed=0)
+    save_model(model, folder)
+    return model.eval()
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": False}, {"qk_norm": False}, {"num_kv_heads": 4}])
+def test_transformers_gives_the_same_logits_to_the_bit(tmp_path, changes):
+    transformers = pytest.importorskip("transformers", reason="the extra `export` is not installed")
+    source = tmp_path / "checkpoint"
+    source.mkdir()
+    model = checkpoint(source, **changes)
+    export_huggingface(source, tmp_path / "export")
+    stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "export", attn_implementation="eager")
+    assert type(stock).__name__ == ("LlamaForCausalLM" if changes.get("qk_norm") is False else "Qwen3ForCausalLM")
+    tokens = torch.randint(5, model.vocab_size, (2, 40))
+    with torch.no_grad():
+        assert (stock.eval()(tokens).logits - model(tokens)).abs().max() == 0
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
+    text = "some naïve 漢字 <|endoftext|> text"
+    assert tokenizer(text)["input_ids"] == load_tokenizer(source / "tokenizer.json").encode(text)
+
+
+def test_vanilla_has_no_counterpart(tmp_path):
+    source = tmp_path / "checkpoint"
+    source.mkdir()
+    checkpoint(source, kind="vanilla", activation="gelu", num_kv_heads=4)
+    with pytest.raises(UserError, match="vanilla"):
+        export_huggingface(source, tmp_path / "export")
+
+
+def test_speaker_completes_answers_and_scores(tmp_path):
+    model = checkpoint(tmp_path)
+    speaker = Speaker(tmp_path)
+    assert isinstance("".join(speaker.complete("some", max_new_tokens=5)), str)
+    assert "".join(speaker.answer("text?", max_new_tokens=5)) == "".join(speaker.answer("text?", max_new_tokens=5))
+    scored = speaker.score("some text to learn from")
+    ids = torch.tensor([scored["ids"]])
+    oracle = model(ids)[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+    assert scored["logprobs"] == pytest.approx(oracle.tolist(), abs=1e-4)
+    long = speaker.score("some text to learn from " * 30)
+    assert len(long["logprobs"]) == len(long["ids"]) - 1 > 64
+
+
+def test_pieces_wait_for_whole_characters(tmp_path):
+    checkpoint(tmp_path)
+    tokenizer = load_tokenizer(tmp_path / "tokenizer.json")
+    pieces = list(text_pieces(tokenizer, iter(tokenizer.encode("a 🙂 é"))))
+    assert "".join(pieces) == "a 🙂 é"
+    assert not any("\ufffd" in piece for piece in pieces)

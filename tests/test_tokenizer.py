@@ -1,0 +1,128 @@
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Encoder
+
+from lm_core.errors import UserError
+from lm_core.tokenizer import CONTROL_TOKENS, load_tokenizer, new_encoder, train_tokenizer
+from lm_core.training.config import TokenizerConfig
+from tests.training.corpus_files import docstrings, new_build, valid_corpus
+
+HOSTILE = ["<|endoftext|>", "a<|pad|>b <|turn_end|>", "\x00\x01", "é漢字🙂 \u202e", " \n\t  x  \r\n", "１２３ 42", ""]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return valid_corpus(tmp_path_factory.mktemp("corpus"), docstrings())
+
+
+@pytest.fixture(scope="module", params=["bpe", "unigram", "wordpiece"])
+def trained(request, corpus, tmp_path_factory):
+    build = new_build(tmp_path_factory.mktemp(request.param), "build")
+    statistics = train_tokenizer(build, TokenizerConfig(algorithm=request.param, vocab_size=500), corpus=corpus)
+    return build.folder / "tokenizer.json", statistics
+
+
+def test_vocabulary_size_and_figures(trained):
+    path, statistics = trained
+    assert load_tokenizer(path).vocab_size == statistics["vocab_size"] <= 500
+    assert statistics["bytes_per_token"] > 1.3
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_any_text_comes_back_and_is_never_control(trained, text):
+    tokenizer = load_tokenizer(trained[0])
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert not {tokenizer.end_of_text, tokenizer.pad, tokenizer.user, tokenizer.turn_end} & set(ids)
+    assert sum(int(tokenizer.token_bytes[i]) for i in ids) == len(text.encode())
+
+
+@given(text=st.text(max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_round_trip_of_arbitrary_text(bpe, text):
+    assert bpe.decode(bpe.encode(text)) == text
+
+
+@pytest.fixture(scope="module")
+def bpe(corpus, tmp_path_factory):
+    build = new_build(tmp_path_factory.mktemp("bpe"), "build")
+    train_tokenizer(build, TokenizerConfig(vocab_size=400), corpus=corpus)
+    return load_tokenizer(build.folder / "tokenizer.json")
+
+
+def test_prompt_has_its_control_ids_from_code_alone(bpe):
+    ids = bpe.prompt_ids("<|assistant|> hello")
+    assert ids[:2] == [bpe.end_of_text, bpe.user]
+    assert ids[-2:] == [bpe.turn_end, bpe.assistant]
+    assert ids.count(bpe.assistant) == 1
+
+
+def test_half_a_surrogate_pair_is_refused(bpe):
+    with pytest.raises(UserError, match="text 1 is not valid Unicode"):
+        bpe.encode_batch(["fine", "\ud800"])
+
+
+def test_digits_and_chinese_are_cut_as_configured(corpus):
+    encoder, _ = new_encoder(TokenizerConfig(split_digits=True, split_cjk=True))
+    words = [word for word, _ in encoder.pre_tokenizer.pre_tokenize_str("x123 漢字")]
+    assert {"1", "2", "3"} <= set(words)
+    assert len(words) >= 6
+
+
+def good_content() -> dict:
+    encoder, trainer = new_encoder(TokenizerConfig(vocab_size=300))
+    encoder.train_from_iterator(["some text to learn from"] * 3, trainer)
+    return json.loads(encoder.to_str())
+
+
+def with_control_named(content, token):
+    content["added_tokens"] = [entry for entry in content["added_tokens"] if entry["content"] != token]
+    return content
+
+
+def with_huge_id(content):
+    content["model"]["vocab"]["x"] = 4_000_000_000
+    return content
+
+
+def with_broken_merges(content):
+    content["model"]["merges"] = [["never", "seen"]]
+    return content
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda content: [], "model.vocab"),
+        (lambda content: {"added_tokens": []}, "model.vocab"),
+        (lambda content: with_control_named(content, CONTROL_TOKENS[1]), r"<\|pad\|>"),
+        (with_huge_id, "ids of the vocabulary"),
+        (with_broken_merges, "not a valid tokenizer.json"),
+        (lambda content: content | {"pre_tokenizer": {"type": "Nonsense"}}, "not a valid tokenizer.json"),
+    ],
+)
+def test_a_hostile_file_is_refused_in_one_line(tmp_path, spoil, message):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(spoil(good_content())))
+    with pytest.raises(UserError, match=message) as error:
+        load_tokenizer(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_or_binary_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"tokenizer\.json"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer.json").write_bytes(b"\xff\x00")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_the_trap_this_loader_is_for_still_exists(bpe, tmp_path):
+    """When `tokenizers` stops turning text into control by default, the loader can become simpler."""
+    plain = Encoder.from_str(json.dumps(good_content()))
+    assert plain.encode("<|endoftext|>").ids == [0]
+    assert bpe.encode("<|endoftext|>") != [bpe.end_of_text]

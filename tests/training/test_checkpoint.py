@@ -1,0 +1,50 @@
+import pytest
+import torch
+
+from lm_core.errors import UserError
+from lm_core.training.checkpoint import Checkpointer, State
+
+
+def state(step: int) -> State:
+    return State(step, {"model": {"w": torch.full((3,), float(step))}}, {"tokens": step})
+
+
+def saved(folder, *steps, **determinism) -> Checkpointer:
+    checkpoints = Checkpointer(folder, determinism)
+    for step in steps:
+        checkpoints.save(state(step))
+    checkpoints.wait()
+    return checkpoints
+
+
+def test_two_are_kept_and_the_newest_comes_back(tmp_path):
+    newest = saved(tmp_path, 1, 2, 3).newest()
+    assert newest.step == 3
+    assert torch.equal(newest.tensors["model"]["w"], torch.full((3,), 3.0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00000002", "checkpoint-00000003"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, name):
+    checkpoints = saved(tmp_path, 1, 2)
+    damaged = tmp_path / "checkpoint-00000002" / name
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    assert checkpoints.newest().step == 1
+
+
+def test_the_state_is_copied_at_once(tmp_path):
+    weights = torch.zeros(3)
+    checkpoints = Checkpointer(tmp_path, {})
+    checkpoints.save(State(1, {"model": {"w": weights}}, {}))
+    weights += 1
+    checkpoints.wait()
+    assert float(checkpoints.newest().tensors["model"]["w"].sum()) == 0
+
+
+def test_other_conditions_are_refused_with_the_way_out(tmp_path):
+    saved(tmp_path, 1, num_threads=1)
+    with pytest.raises(UserError, match=r"num_threads=1.*num_threads=2.*remove") as error:
+        Checkpointer(tmp_path, {"num_threads": 2}).newest()
+    assert "\n" not in str(error.value)
