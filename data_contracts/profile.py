@@ -101,7 +101,7 @@ def _metric(rule: Rule, relation: str) -> str:
     if rule.metric == "duplicateValues":
         column = _identifier(rule.column or "")
         # Equal numbers of hashes and of rows prove that no value stands twice; if they differ `profile` counts exactly.
-        return f"count({column}) - count(DISTINCT hash({column}))"
+        return f"count({column}) - count(DISTINCT CASE WHEN {column} IS NOT NULL THEN hash({column}) END)"
     if rule.counts_rows:
         return f"count(*) FILTER ({_identifier('rule ' + rule.name)})"
     if rule.metric == "rowCount":
@@ -201,7 +201,8 @@ def _flagged(contract: Contract, relation: str, rules: list[Rule]) -> str:
         broken.append(f"CASE WHEN {condition} THEN {_literal(rule.name)} END")
     source = f"(SELECT *, {', '.join(windows)} FROM {relation})" if windows else relation
     columns = ", ".join(_identifier(column.name) for column in contract.columns)
-    return f"SELECT {columns}, list_filter([{', '.join(broken)}], name -> name IS NOT NULL) AS broken FROM {source}"
+    names = f"list_filter([{', '.join(broken)}], lambda name: name IS NOT NULL)"
+    return f"SELECT {columns}, {names} AS broken FROM {source}"
 
 
 def passed_query(contract: Contract, relation: str, names: Collection[str]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.contract import Contract, ContractError, load_contracts
@@ -78,8 +79,8 @@ def validate(
         build.progress(len(TABLES), len(TABLES), "tables")
         _refuse_too_little(connection, config)
         write_fates(connection, build.folder / "fates.parquet")
-        aside = connection.execute("SELECT * FROM quarantine ORDER BY ALL").to_arrow_table().cast(QUARANTINE)
-        pq.write_table(aside, build.folder / "quarantine.parquet", compression="zstd")
+        aside: pa.Table = connection.sql("SELECT * FROM quarantine ORDER BY ALL").to_arrow_table()
+        pq.write_table(aside.cast(QUARANTINE), build.folder / "quarantine.parquet", compression="zstd")
         counts = count_fates(connection)
     _write_results(build.folder, results)
     return {

@@ -2,7 +2,7 @@
 
 Stages between collection and tokenisation write decisions, not copies of the text. This module puts the decisions
 together (`write_fates`), reads the text of the documents that are left (`kept_documents`) and answers what became of
-a document (`fate_counts`, `explain`). All of it is SQL over Parquet that a user can write too:
+a document (`fate_counts`, and `lm_core.corpus.story.explain`). All of it is SQL over Parquet that a user can write too:
 
     SELECT source, fate, count(*) FROM 'workspace/artifacts/validate/*/fates.parquet' GROUP BY ALL ORDER BY ALL
 """
@@ -106,7 +106,7 @@ def largest_clusters(connection: duckdb.DuckDBPyConnection, limit: int = 10) -> 
 def write_fates(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
     """Write the table `fates` as Parquet; returns the number of rows."""
     return write_table(
-        connection.execute("SELECT * FROM fates ORDER BY doc_id, source, key").to_arrow_reader(), path, FATES
+        connection.sql("SELECT * FROM fates ORDER BY doc_id, source, key").to_arrow_reader(), path, FATES
     )
 
 
@@ -136,7 +136,8 @@ def kept_documents(
         WHERE fates.fate = 'kept' AND fates.split IN (SELECT unnest(?)) ORDER BY documents.doc_id
     """
     with opened(corpus, runtime) as connection:
-        yield from connection.execute(query, [list(splits)]).to_arrow_reader(batch_rows)
+        reader: pa.RecordBatchReader = connection.sql(query, params=[list(splits)]).to_arrow_reader(batch_rows)
+        yield from reader
 
 
 def documents_by_id(
@@ -146,7 +147,7 @@ def documents_by_id(
     wanted = ", ".join(f"documents.{name}" for name in columns)
     query = f"SELECT {wanted} FROM documents WHERE doc_id IN (SELECT unnest(?)) ORDER BY doc_id"
     with opened(corpus, runtime) as connection:
-        return connection.execute(query, [list(doc_ids)]).to_arrow_table()
+        return connection.sql(query, params=[list(doc_ids)]).to_arrow_table()
 
 
 def kept_examples(
@@ -168,7 +169,8 @@ def kept_examples(
         ORDER BY item_id
     """
     with opened(corpus, runtime) as connection:
-        table = connection.execute(query, {"task": task, "splits": list(splits) if splits else None}).to_arrow_table()
+        parameters = {"task": task, "splits": list(splits) if splits else None}
+        table: pa.Table = connection.sql(query, params=parameters).to_arrow_table()
     return table.select(EXAMPLES.names).cast(EXAMPLES)
 
 
