@@ -158,10 +158,9 @@ class _Run:
         loss = self._gradients(batch)
         if self.config.l1:
             _add_l1(self.model, self.config.l1)
-        norm = _gradient_norm(self.model)
+        norm = clip_gradients(self.model, self.config.gradient_clip)
         fraction = learning_rate_fraction(self.config, self.step, self.num_steps)
         if math.isfinite(loss) and math.isfinite(norm):
-            _clip(self.model, norm, self.config.gradient_clip)
             self.optimizer.step(fraction, self.step)
             self._update_ema()
             self.figures.skipped_in_a_row = 0
@@ -337,16 +336,13 @@ def _determinism(device: torch.device, config: OptimizationConfig) -> dict[str, 
     return {"torch": torch.__version__, "device": device.type, "processor": name, "num_threads": threads, **settings}
 
 
-def _gradient_norm(model: nn.Module) -> float:
+def clip_gradients(model: nn.Module, largest: float) -> float:
+    """Scale the gradients down to a norm of at most `largest` (0: leave them); returns their norm before."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
-
-
-def _clip(model: nn.Module, norm: float, largest: float) -> None:
-    if largest and norm > largest:
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(largest / norm)
+    norm = float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
+    if largest and norm > largest and math.isfinite(norm):
+        torch._foreach_mul_(gradients, largest / norm)
+    return norm
 
 
 def _add_l1(model: nn.Module, l1: float) -> None:

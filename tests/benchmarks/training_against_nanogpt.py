@@ -1,0 +1,217 @@
+"""Training beside nanoGPT: throughput at equal size, and bits per byte for equal tokens.
+
+    python tests/benchmarks/training_against_nanogpt.py --nanogpt DIR throughput
+    python tests/benchmarks/training_against_nanogpt.py --nanogpt DIR sample --tokens FOLDER --tokenizer FILE
+
+DIR is a checkout of github.com/karpathy/nanoGPT; FOLDER is the artifact of `tokenize`, FILE a tokenizer.json. Steps of
+both are taken in turns in one process, so that whatever else the machine does meets both. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from lm_core.model.build import build_model
+from lm_core.model.losses import IGNORE, token_cross_entropy
+from lm_core.runtime import fast_precision
+from lm_core.tokenizer import load_tokenizer
+from lm_core.tokens import Windows, window_order
+from lm_core.training.config import ModelConfig, OptimizationConfig
+from lm_core.training.loop import DTYPES, clip_gradients
+from lm_core.training.optimizer import OptimizerSet
+from lm_core.training.pretrain import bits_per_byte_on, windows_to_batch
+from lm_core.training.schedule import learning_rate_fraction
+
+VOCAB_SIZE, CONTEXT_LENGTH = 4096, 256
+SIZES = {"1.3M": (4, 128, 2, 344), "5.9M": (6, 256, 4, 688), "15.7M": (8, 384, 6, 1024)}
+PEER_LEARNING_RATES = (1e-3, 3e-3, 6e-3)
+
+
+class Ours:
+    """One step of our recipe."""
+
+    def __init__(self, size: str, vocab_size: int, num_steps: int, seed: int, **changes: Any) -> None:
+        layers, width, heads, d_ff = SIZES[size]
+        config = ModelConfig(num_layers=layers, d_model=width, num_heads=heads, num_kv_heads=heads, d_ff=d_ff)
+        self.model = build_model(config, vocab_size=vocab_size, context_length=CONTEXT_LENGTH, seed=seed)
+        self.config = OptimizationConfig(precision=fast_precision(), seed=seed, **changes)
+        self.model.compute_dtype = DTYPES[self.config.precision]
+        self.optimizer, self.num_steps = OptimizerSet(self.model, self.config), num_steps
+
+    def step(self, step: int, tokens: torch.Tensor, targets: torch.Tensor) -> None:
+        (self.model.loss_sum(tokens, targets) / (targets != IGNORE).sum()).backward()
+        clip_gradients(self.model, self.config.gradient_clip)
+        self.optimizer.step(learning_rate_fraction(self.config, step, self.num_steps), step)
+
+
+class NanoGPT:
+    """One step of nanoGPT's recipe: its model, its AdamW, warmup and cosine to a tenth, clipping at one."""
+
+    def __init__(self, module: Any, size: str, vocab_size: int, num_steps: int, seed: int, *, lr: float, bf16: bool):
+        layers, width, heads, _ = SIZES[size]
+        torch.manual_seed(seed)
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.gpt = module.GPT(
+                module.GPTConfig(
+                    block_size=CONTEXT_LENGTH, vocab_size=vocab_size, n_layer=layers, n_head=heads, n_embd=width,
+                    dropout=0.0, bias=False,
+                )
+            )  # fmt: skip
+            self.optimizer = self.gpt.configure_optimizers(0.1, lr, (0.9, 0.95), "cpu")
+        self.lr, self.num_steps, self.bf16 = lr, num_steps, bf16
+
+    def step(self, step: int, tokens: torch.Tensor, targets: torch.Tensor) -> None:
+        progress = step / self.num_steps
+        warm = min(1.0, (step + 1) / max(1, 0.04 * self.num_steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * warm * (0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            _, loss = self.gpt(tokens, targets.masked_fill(targets == IGNORE, -1))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.gpt.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def token_losses(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        gpt = self.gpt.transformer
+        x = gpt.wte(tokens) + gpt.wpe(torch.arange(tokens.shape[1]))
+        for block in gpt.h:
+            x = block(x)
+        x = gpt.ln_f(x).flatten(0, 1)
+        losses = token_cross_entropy(x, self.gpt.lm_head.weight, targets.flatten(), dtype=torch.float32)
+        return losses.view(targets.shape)
+
+
+def load_peer(folder: Path) -> Any:
+    specification = importlib.util.spec_from_file_location("peer_model", folder / "model.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def throughput(peer: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Best tokens per second of each, their steps in turns."""
+    rows = options.batch_tokens // CONTEXT_LENGTH
+    data = torch.randint(0, VOCAB_SIZE, (rows, CONTEXT_LENGTH + 1))
+    tokens, targets = data[:, :-1].contiguous(), data[:, 1:].contiguous()
+    result: dict[str, Any] = {}
+    for size in options.sizes:
+        systems = {
+            "ours": Ours(size, VOCAB_SIZE, 1000, 0, batch_tokens=options.batch_tokens, micro_batch_tokens=4096),
+            "nanogpt": NanoGPT(peer, size, VOCAB_SIZE, 1000, 0, lr=1e-3, bf16=False),
+            "nanogpt_bf16": NanoGPT(peer, size, VOCAB_SIZE, 1000, 0, lr=1e-3, bf16=True),
+        }
+        times: dict[str, list[float]] = {name: [] for name in systems}
+        for turn in range(options.turns + 1):
+            for name, system in systems.items():
+                started = time.perf_counter()
+                system.step(turn, tokens, targets)
+                if turn:
+                    times[name].append(time.perf_counter() - started)
+        rates = {name: tokens.numel() / min(values) for name, values in times.items()}
+        medians = {name: tokens.numel() / statistics.median(values) for name, values in times.items()}
+        result[size] = {
+            "tokens_per_second": {name: round(rate) for name, rate in rates.items()},
+            "median": {name: round(rate) for name, rate in medians.items()},
+            "ratio_to_nanogpt": round(rates["ours"] / rates["nanogpt"], 2),
+            "ratio_to_nanogpt_bf16": round(rates["ours"] / rates["nanogpt_bf16"], 2),
+        }
+        print(size, result[size], flush=True)
+    return result
+
+
+def train(make: Callable[[int], Any], windows: Windows, num_tokens: int, batch_tokens: int, seed: int) -> Any:
+    """A system trained on so many tokens, and the seconds it took."""
+    rows = batch_tokens // CONTEXT_LENGTH
+    num_steps = num_tokens // (rows * CONTEXT_LENGTH)
+    system = make(num_steps)
+    started = time.perf_counter()
+    for step in range(num_steps):
+        batch = windows_to_batch(windows.read(window_order(seed, step, rows, len(windows))), windows.pad)
+        system.step(step, batch.tokens, batch.targets)
+    return system, time.perf_counter() - started
+
+
+def sample(peer: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Bits per byte after training: the peer at the best of several learning rates, ours at shares of its tokens."""
+    result = {}
+    for size in options.sizes:
+        for seed in range(options.seeds):
+            name = f"{size}/seed{seed}"
+            result[name] = compare(peer, options, size, seed)
+            print(name, result[name], flush=True)
+    return result
+
+
+def compare(peer: Any, options: argparse.Namespace, size: str, seed: int) -> dict[str, Any]:
+    """[bits per byte, seconds] of every run of one size and seed."""
+    windows, validation = Windows(options.tokens, "train"), Windows(options.tokens, "validation")
+    evaluate = bits_per_byte_on(validation, load_tokenizer(options.tokenizer), options.validation_tokens)
+    vocab_size, ours_batch = windows.vocab_size, options.our_batch_tokens
+
+    def nanogpt(num_steps: int, lr: float) -> NanoGPT:
+        return NanoGPT(peer, size, vocab_size, num_steps, seed, lr=lr, bf16=options.peer_bf16)
+
+    def ours(num_steps: int) -> Ours:
+        return Ours(size, vocab_size, num_steps, seed, batch_tokens=ours_batch, micro_batch_tokens=ours_batch)
+
+    peers, mine = {}, {}
+    with torch.no_grad():
+        for lr in PEER_LEARNING_RATES:
+            with torch.enable_grad():
+                system, seconds = train(partial(nanogpt, lr=lr), windows, options.num_tokens, 4096, seed)
+            peers[str(lr)] = (round(_score(evaluate, system), 4), round(seconds, 2))
+        for share in options.shares:
+            with torch.enable_grad():
+                system, seconds = train(ours, windows, int(options.num_tokens * share), ours_batch, seed)
+            mine[str(share)] = (round(evaluate(system.model)["val_bits_per_byte"], 4), round(seconds, 2))
+    best = min(peers.values())
+    ratios = {share: round(best[1] / value[1], 2) for share, value in mine.items() if value[0] <= best[0]}
+    return {"nanogpt": peers, "ours": mine, "times_faster_to_the_peers_best": ratios}
+
+
+def _score(evaluate: Callable[[Any], dict[str, float]], gpt: NanoGPT) -> float:
+    """The evaluation of ours, on the peer's model: it asks for parameters and token losses only."""
+    as_ours = SimpleNamespace(parameters=gpt.gpt.parameters, token_losses=gpt.token_losses)
+    return evaluate(as_ours)["val_bits_per_byte"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nanogpt", type=Path, required=True)
+    parser.add_argument("what", choices=["throughput", "sample"])
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=6)
+    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--our-batch-tokens", type=int, default=4096)
+    parser.add_argument("--tokens", type=Path)
+    parser.add_argument("--tokenizer", type=Path)
+    parser.add_argument("--num-tokens", type=int, default=819_200)
+    parser.add_argument("--validation-tokens", type=int, default=100_000)
+    parser.add_argument("--shares", nargs="+", type=float, default=[1.0, 0.25, 0.2])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--peer-bf16", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    peer = load_peer(options.nanogpt)
+    result = throughput(peer, options) if options.what == "throughput" else sample(peer, options)
+    print(json.dumps({"benchmark": options.what, "threads": options.threads, **result}))
+
+
+if __name__ == "__main__":
+    main()
