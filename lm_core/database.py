@@ -1,7 +1,11 @@
-"""DuckDB, locked down: it reads the folders it is given, writes its spill files, and reaches nothing else."""
+"""DuckDB, locked down: bounded memory, spill inside the workspace, no extensions, no network, only named folders.
+
+A path handed to DuckDB is otherwise a glob, an address to fetch, or a file anywhere on the machine.
+"""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,32 +18,35 @@ from lm_core.runtime import Runtime
 
 @contextmanager
 def connect(runtime: Runtime, *, folders: Sequence[Path] = ()) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open an in-memory database that may read only `folders` and spills into the workspace.
-
-    Paths in a query are globs and an http path makes DuckDB fetch an extension, so that access is closed rather than
-    trusted: no extensions, no network, no files beside the folders, and no query can change that.
+    """An in-memory database that can read and write files under `folders` and nowhere else.
 
     Args:
-        runtime: threads, memory limit and workspace.
-        folders: folders whose files queries may read and write.
+        folders: folders whose files may be read, besides the one it spills to.
     """
-    spill = runtime.workspace / "spill"
-    spill.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=spill) as temporary, duckdb.connect(":memory:") as connection:
-        allowed = ", ".join(_quoted(folder) for folder in folders)
-        for setting in (
-            f"memory_limit = '{runtime.memory_limit_bytes // 1_000_000}MB'",
-            f"threads = {runtime.num_threads}",
-            f"temp_directory = {_quoted(Path(temporary))}",
-            "autoinstall_known_extensions = false",
-            "autoload_known_extensions = false",
-            f"allowed_directories = [{allowed}]",
-            "enable_external_access = false",
-            "lock_configuration = true",
-        ):
-            connection.execute(f"SET {setting}")
-        yield connection
+    parent = runtime.workspace / "spill"
+    parent.mkdir(parents=True, exist_ok=True)
+    spill = tempfile.mkdtemp(dir=parent)
+    try:
+        with duckdb.connect(config=_settings(runtime, spill)) as connection:
+            allowed = ", ".join(quoted(str(Path(folder).absolute())) for folder in [*folders, spill])
+            connection.execute(f"SET allowed_directories = [{allowed}]")
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+            yield connection
+    finally:
+        shutil.rmtree(spill, ignore_errors=True)
 
 
-def _quoted(path: Path) -> str:
-    return "'" + str(path.absolute()).replace("'", "''") + "'"
+def _settings(runtime: Runtime, spill: str) -> dict[str, str | int | bool]:
+    return {
+        "memory_limit": f"{runtime.memory_limit_bytes}B",
+        "threads": runtime.num_threads,
+        "temp_directory": spill,
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
+
+
+def quoted(text: str) -> str:
+    """A text as an SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"

@@ -31,7 +31,8 @@ def hub_digests(config: HubDataset, runtime: Runtime) -> dict[str, str]:
 
 
 def _data_files(config: HubDataset) -> list[Path]:
-    paths = sorted(Path(path).absolute() for path in glob.glob(str(config.data_files), recursive=True))
+    matches = glob.glob(str(config.data_files), recursive=True)  # noqa: PTH207, the pattern may be absolute
+    paths = sorted(Path(path).absolute() for path in matches)
     if not paths:
         raise UserError(f"data_files={config.data_files} matches no file")
     return paths

@@ -62,7 +62,7 @@ def find_files(config: LocalFiles) -> list[LocalFile]:
         if _local_file(path, root) is None:
             raise UserError(f"{path} is of no kind that can be read; give {READABLE}")
     else:
-        paths = [Path(match) for match in glob.glob(str(path), recursive=True)]
+        paths = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207, an absolute pattern
         paths = [p for p in paths if p.is_file()]
         root = _fixed_part(path)
         if not paths:
@@ -79,10 +79,9 @@ def _hidden(path: Path) -> bool:
 
 def _fixed_part(pattern: Path) -> Path:
     """The folders of a pattern before its first wildcard."""
-    fixed = [part for part in pattern.parts]
-    for index, part in enumerate(fixed):
+    for index, part in enumerate(pattern.parts):
         if glob.has_magic(part):
-            return Path(*fixed[:index])
+            return Path(*pattern.parts[:index])
     return pattern.parent
 
 

@@ -19,6 +19,7 @@ def open_bytes(path: Path, compression: str) -> BinaryIO:
     if compression == ".gz":
         return cast(BinaryIO, gzip.open(path, "rb"))
     if compression == ".zst":
-        reader = zstandard.ZstdDecompressor().stream_reader(open(path, "rb"), read_across_frames=True, closefd=True)
+        packed = open(path, "rb")  # noqa: SIM115, closed with the reader
+        reader = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True, closefd=True)
         return cast(BinaryIO, io.BufferedReader(reader, 1 << 20))
     return open(path, "rb", buffering=1 << 20)

@@ -1,0 +1,149 @@
+"""Texts as sets of shingles: the kernels that read every byte of the corpus once.
+
+A token is a maximal run of letters, digits and marks in lower case, or one character of a script without spaces
+(`lm_core.corpus.characters`). A shingle is `n` consecutive tokens; a text of fewer tokens is one shingle. Tokens and
+shingles are 64-bit hashes, so two texts with the same tokens are equal here whatever their punctuation and layout.
+
+All kernels take raw Arrow buffers (`offsets`, `data` of a string array), hold no reference to Python and run without
+the GIL, so that threads share the work.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from lm_core.corpus.characters import ALONE, CLASS_SHIFT, SEPARATOR, TABLE_SIZE
+
+_ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)  # constants of splitmix64
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_TOKEN_SEED = np.uint64(0x51ED270B27A2C5D3)
+_LOWER_MASK = np.uint32((1 << CLASS_SHIFT) - 1)
+_SHIFT = np.uint32(CLASS_SHIFT)
+_SEPARATOR, _ALONE = np.uint32(SEPARATOR), np.uint32(ALONE)
+_TABLE_SIZE = np.uint32(TABLE_SIZE)
+_HAN_PLANES_END = np.uint32(0x40000)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def mix(value):
+    """The finaliser of splitmix64: every input bit reaches every output bit."""
+    value = np.uint64((value ^ (value >> np.uint64(30))) * _MIX_1)
+    value = np.uint64((value ^ (value >> np.uint64(27))) * _MIX_2)
+    return np.uint64(value ^ (value >> np.uint64(31)))
+
+
+@njit(nogil=True, cache=True)
+def token_hashes(data, start, end, table, tokens):
+    """Hash the tokens of data[start:end] (UTF-8) into `tokens`.
+
+    Args:
+        table: `character_table()`.
+        tokens: uint64, at least end - start long.
+
+    Returns:
+        How many tokens there are.
+    """
+    count = 0
+    state = _TOKEN_SEED
+    in_word = False
+    position = start
+    while position < end:
+        byte = np.uint32(data[position])
+        if byte < 0x80:
+            code = byte
+            position += 1
+        elif byte < 0xE0:
+            code = ((byte & np.uint32(0x1F)) << np.uint32(6)) | (np.uint32(data[position + 1]) & np.uint32(0x3F))
+            position += 2
+        elif byte < 0xF0:
+            code = (
+                ((byte & np.uint32(0x0F)) << np.uint32(12))
+                | ((np.uint32(data[position + 1]) & np.uint32(0x3F)) << np.uint32(6))
+                | (np.uint32(data[position + 2]) & np.uint32(0x3F))
+            )
+            position += 3
+        else:
+            code = (
+                ((byte & np.uint32(0x07)) << np.uint32(18))
+                | ((np.uint32(data[position + 1]) & np.uint32(0x3F)) << np.uint32(12))
+                | ((np.uint32(data[position + 2]) & np.uint32(0x3F)) << np.uint32(6))
+                | (np.uint32(data[position + 3]) & np.uint32(0x3F))
+            )
+            position += 4
+        if code < _TABLE_SIZE:
+            entry = table[code]
+            kind = entry >> _SHIFT
+            code = entry & _LOWER_MASK
+        else:
+            kind = _ALONE if code < _HAN_PLANES_END else _SEPARATOR
+        if kind == 1:
+            state = np.uint64((state ^ np.uint64(code)) * _ODD)
+            state = np.uint64(state ^ (state >> np.uint64(29)))
+            in_word = True
+            continue
+        if in_word:
+            tokens[count] = mix(state)
+            count += 1
+            state = _TOKEN_SEED
+            in_word = False
+        if kind == _ALONE:
+            tokens[count] = mix(np.uint64((_TOKEN_SEED ^ np.uint64(code)) * _ODD))
+            count += 1
+    if in_word:
+        tokens[count] = mix(state)
+        count += 1
+    return count
+
+
+@njit(nogil=True, cache=True)
+def shingle_hashes(tokens, count, size, shingles):
+    """Hash each run of `size` tokens, or all of them when they are fewer, by a rolling polynomial modulo 2^64.
+
+    Returns:
+        How many shingles there are; they are not yet distinct.
+    """
+    if count == 0:
+        return 0
+    width = min(size, count)
+    state = np.uint64(0)
+    leaving = np.uint64(1)  # weight of the token that leaves the window
+    for index in range(width):
+        state = np.uint64(state * _ODD + tokens[index])
+        if index:
+            leaving = np.uint64(leaving * _ODD)
+    shingles[0] = mix(state)
+    for index in range(width, count):
+        state = np.uint64((state - tokens[index - width] * leaving) * _ODD + tokens[index])
+        shingles[index - width + 1] = mix(state)
+    return count - width + 1
+
+
+@njit(nogil=True, cache=True)
+def distinct(values, count, table):
+    """Move the distinct ones of values[:count] to its front, in order of first appearance.
+
+    Args:
+        table: uint64 scratch, a power of two and at least 2 * count long.
+
+    Returns:
+        How many are distinct.
+    """
+    capacity = 2
+    while capacity < 2 * count:
+        capacity *= 2
+    table[:capacity] = 0
+    bits = np.uint64(capacity - 1)
+    kept = 0
+    for index in range(count):
+        # 0 marks an empty place; a hash of 0 (once in 2^64) is taken for 1.
+        value = max(values[index], np.uint64(1))
+        place = value & bits
+        while table[place] != 0 and table[place] != value:
+            place = (place + np.uint64(1)) & bits
+        if table[place] == 0:
+            table[place] = value
+            values[kept] = value
+            kept += 1
+    return kept
