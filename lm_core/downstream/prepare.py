@@ -192,7 +192,8 @@ def _summaries(document: Document, config: PrepareConfig) -> Iterator[Example]:
     first, body = parts
     body = _cut(body, config.max_prompt_chars)
     if MIN_TARGET_CHARS <= len(first) <= config.max_target_chars and len(body) >= MIN_BODY_CHARS:
-        yield Example(f"Summarise this documentation in one line.\n\n{body}", first)
+        name = document.title or "this object"
+        yield Example(f"Summarise the documentation of {name} in one line.\n\n{body}", first)
 
 
 def _questions(document: Document, config: PrepareConfig) -> Iterator[Example]:

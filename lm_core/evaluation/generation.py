@@ -1,0 +1,39 @@
+"""Scoring by generation: greedy answers in batches of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from lm_core.downstream.encoding import answer_room, prompt_rows
+from lm_core.model.generate import generate
+from lm_core.model.language_model import LanguageModel
+from lm_core.tokenizer import TextTokenizer
+
+BATCH_ROWS = 64
+
+
+def answers(
+    model: LanguageModel,
+    tokenizer: TextTokenizer,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    on_done: Callable[[int], None] = lambda _: None,
+) -> list[str]:
+    """The likeliest answer to each prompt, token by token.
+
+    Args:
+        on_done: told the number of prompts answered so far.
+    """
+    rows = prompt_rows(tokenizer, prompts, model.context_length)
+    longest = min(max_new_tokens, answer_room(model.context_length))
+    result = [""] * len(rows)
+    order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), i))
+    for start in range(0, len(order), BATCH_ROWS):
+        part = order[start : start + BATCH_ROWS]
+        stops = (tokenizer.turn_end, tokenizer.end_of_text)
+        made = generate(model, [rows[i] for i in part], max_new_tokens=longest, stop_ids=stops)
+        for index, ids in zip(part, made, strict=True):
+            result[index] = tokenizer.decode(ids).strip()
+        on_done(start + len(part))
+    return result

@@ -1,0 +1,73 @@
+"""Metrics of one answer against its references, each between 0 and 1; the best reference counts."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+# Words; characters of scripts that put no space between words stand alone.
+_WORDS = re.compile(r"[぀-ヿ㐀-䶿一-鿿]|[^\W_぀-ヿ㐀-䶿一-鿿]+")
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words of a text, without punctuation."""
+    return _WORDS.findall(text.lower())
+
+
+class _Words:
+    """The tokenizer that rouge-score asks for; its own drops every script but Latin."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return words(text)
+
+
+@lru_cache(maxsize=1)
+def _rouge() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer  # loads nltk, over a second
+
+    return RougeScorer(["rougeL"], tokenizer=_Words())
+
+
+@lru_cache(maxsize=1)
+def _chrf() -> Any:
+    from sacrebleu.metrics.chrf import CHRF
+
+    return CHRF()
+
+
+def rouge_l(answer: str, references: Sequence[str]) -> float:
+    """F-measure of the longest common subsequence of words (Lin 2004)."""
+    return max(float(_rouge().score(reference, answer)["rougeL"].fmeasure) for reference in references)
+
+
+def chrf(answer: str, references: Sequence[str]) -> float:
+    """Character n-gram F-score (Popovic 2015), of one sentence."""
+    return float(_chrf().sentence_score(answer, list(references)).score) / 100
+
+
+def token_f1(answer: str, references: Sequence[str]) -> float:
+    """F-measure of the bags of words (Rajpurkar et al. 2016)."""
+    best = 0.0
+    given = Counter(words(answer))
+    for reference in references:
+        wanted = Counter(words(reference))
+        shared = (given & wanted).total()
+        if shared:
+            best = max(best, 2 * shared / (given.total() + wanted.total()))
+    return best
+
+
+def exact_match(answer: str, references: Sequence[str]) -> float:
+    """1 where the words of the answer are those of a reference."""
+    return float(any(words(answer) == words(reference) for reference in references))
+
+
+TEXT_METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
+    "rouge_l": rouge_l,
+    "chrf": chrf,
+    "token_f1": token_f1,
+    "exact_match": exact_match,
+}
