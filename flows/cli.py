@@ -130,9 +130,10 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     from flows.wiring import Until
 
     Until(options.until)
-    from lm_core.corpus.collect import check_sources
+    from lm_core.corpus.collect import source_digests
+    from lm_core.runtime import Runtime
 
-    check_sources(config.collect)
+    source_digests(config.collect, Runtime())  # a path that is not there is said before any server starts
     found = _use_servers(options, ("prefect", "mlflow"))
     from flows.pipeline import display_in_use, run_corpus_to_model
     from flows.scorecard import show
