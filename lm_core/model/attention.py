@@ -1,4 +1,4 @@
-"""Causal attention, three ways that agree: by its formula, in blocks of matrix products, by PyTorch's kernel.
+"""Causal attention, three ways that agree: by its formula, as two batched matrix products, by PyTorch's kernel.
 
 At the short contexts of small models, PyTorch's CPU kernel takes a third of a training step for a twentieth of its
 operations. Two batched matrix products and a softmax, with the backward pass written out, take half of that. Beyond
@@ -63,3 +63,8 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out: Tensor = _ExplicitCausalAttention.apply(q, k, v)
         return out
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
+
+
+def cached_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+    """Attention of the newest positions to all cached ones; `visible` None: to every one. Not for training."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=q.shape[1] != k.shape[1])

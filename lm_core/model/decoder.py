@@ -18,7 +18,7 @@ from torch.autograd import Function
 from torch.nn import functional as F  # noqa: N812, the field's name for it
 from torch.utils.checkpoint import checkpoint
 
-from lm_core.model.attention import attention_by_formula, causal_attention
+from lm_core.model.attention import cached_attention, causal_attention
 from lm_core.model.language_model import LanguageModel
 from lm_core.training.config import ModelConfig
 
@@ -33,12 +33,16 @@ class Cache:
         keys: per layer (B, H_kv, T_max, K).
         values: as keys.
         start: (B,) first real position of each row; rows are padded on the left to equal length.
+        padded: whether any row has padding; without, no mask is needed.
+        rotary: cosines and sines of all positions, each (T_max, K).
         length: positions filled.
     """
 
     keys: list[Tensor]
     values: list[Tensor]
     start: Tensor
+    padded: bool
+    rotary: tuple[Tensor, Tensor]
     length: int = 0
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,7 +60,7 @@ class Positions:
     Attributes:
         cos: rotary cosines, broadcastable to (B, 1, T, K).
         sin: rotary sines, likewise.
-        visible: bool (B, 1, T, S), which cached keys a query may see; None means plain causal attention.
+        visible: bool (B, 1, T, S), which cached keys a query may see; None: all up to its own position.
         cache: None outside generation.
     """
 
@@ -85,6 +89,8 @@ class RMSNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        if not torch.is_grad_enabled():
+            return F.rms_norm(x.float(), self.weight.shape, self.weight, self.epsilon).to(dtype)
         out: Tensor = _RMSNorm.apply(x, self.weight, self.epsilon, dtype)
         return out
 
@@ -143,11 +149,12 @@ class Attention(nn.Module):
             q, k = self.q_norm(q, x.dtype), self.k_norm(k, x.dtype)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         q, k = rotate(q, positions.cos, positions.sin), rotate(k, positions.cos, positions.sin)
-        if positions.cache is None or positions.visible is None:
+        if positions.cache is not None:
+            k, v = positions.cache.extend(self.layer, k, v)
+        if positions.visible is None and k.shape[2] == q.shape[2]:
             out = causal_attention(q, k, v)
         else:
-            k, v = positions.cache.extend(self.layer, k, v)
-            out = attention_by_formula(q, k, v, positions.visible)
+            out = cached_attention(q, k, v, positions.visible)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
 
@@ -220,23 +227,29 @@ class Decoder(LanguageModel):
         def empty() -> list[Tensor]:
             return [torch.zeros(shape, dtype=self.compute_dtype, device=start.device) for _ in self.layers]
 
-        return Cache(empty(), empty(), start)
+        index = torch.arange(max_length, device=start.device)
+        return Cache(empty(), empty(), start, bool(start.any()), self._rotary(index))
+
+    def _rotary(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (..., K) of the angles base^(-2i/K) times the position (...)."""
+        head_width = self.config.d_model // self.config.num_heads
+        steps = torch.arange(0, head_width, 2, dtype=torch.float32, device=position.device)
+        angles = position[..., None].float() * (1.0 / self.config.rope_base ** (steps / head_width))
+        angles = torch.cat((angles, angles), -1)
+        return angles.cos().to(self.compute_dtype), angles.sin().to(self.compute_dtype)
 
     def _positions(self, tokens: Tensor, cache: Cache | None) -> Positions:
-        """Rotary angles theta_i = base^(-2i/K) times the position, and who sees whom."""
-        head_width = self.config.d_model // self.config.num_heads
-        steps = torch.arange(0, head_width, 2, dtype=torch.float32, device=tokens.device)
-        frequencies = 1.0 / self.config.rope_base ** (steps / head_width)
-        index = torch.arange(tokens.shape[1], device=tokens.device)
-        visible = None
-        position = index[None]
-        if cache is not None:
-            index = index + cache.length
-            position = (index[None] - cache.start[:, None]).clamp_min(0)
-            keys = torch.arange(cache.length + tokens.shape[1], device=tokens.device)
-            visible = (keys <= index[:, None]) & (keys >= cache.start[:, None, None])
-            visible = (visible | (keys == index[:, None]))[:, None]  # padding sees itself: no row may be empty
-        angles = position[..., None].float() * frequencies
-        angles = torch.cat((angles, angles), -1)[:, None]
-        cos, sin = angles.cos().to(self.compute_dtype), angles.sin().to(self.compute_dtype)
-        return Positions(cos, sin, visible, cache)
+        """Where tokens (B, T) stand, those in the cache being before them."""
+        length = tokens.shape[1]
+        if cache is None:
+            return Positions(*self._rotary(torch.arange(length, device=tokens.device)))
+        cos, sin = cache.rotary
+        end = cache.length + length
+        if not cache.padded and (length == 1 or cache.length == 0):
+            return Positions(cos[cache.length : end], sin[cache.length : end], None, cache)
+        index = torch.arange(cache.length, end, device=tokens.device)
+        keys = torch.arange(end, device=tokens.device)
+        visible = (keys <= index[:, None]) & (keys >= cache.start[:, None, None])
+        visible = (visible | (keys == index[:, None]))[:, None]  # padding sees itself: no row may be empty
+        own = (index - cache.start[:, None]).clamp_min(0)
+        return Positions(cos[own][:, None], sin[own][:, None], visible, cache)

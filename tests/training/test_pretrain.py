@@ -91,7 +91,7 @@ def run_disturbed(
         wait_for_step(root / "work", step, process)
         process.send_signal(how)
         asked = time.monotonic()
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
         if how == signal.SIGTERM:
             assert process.returncode == 143, errors
             assert time.monotonic() - asked < 5
@@ -99,7 +99,7 @@ def run_disturbed(
         else:
             assert process.returncode == -how
     process = start(tokens, tokenizer, root, config, threads)
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return json.loads(output.splitlines()[-1])
 
