@@ -28,7 +28,7 @@ class Speaker:
         self.tokenizer = load_tokenizer(folder / "tokenizer.json")
 
     def complete(self, text: str, *, max_new_tokens: int, **sampling: Any) -> Iterator[str]:
-        """Pieces of text that continue a text. `sampling` as of `generate`: temperature, top_k, top_p, seed."""
+        """Pieces of text that continue a text. `sampling`: `stop` (strings that end it), and fields of `Sampling`."""
         ids = [self.tokenizer.end_of_text, *self.tokenizer.encode(text)]
         return self._pieces(ids, max_new_tokens, sampling)
 
@@ -61,8 +61,9 @@ class Speaker:
     def _pieces(self, ids: list[int], max_new_tokens: int, sampling: dict[str, Any]) -> Iterator[str]:
         ids = ids[-(self.model.context_length - 1) :]
         stops = (self.tokenizer.end_of_text, self.tokenizer.turn_end)
+        stop = sampling.pop("stop", ())
         new_ids = stream(self.model, ids, max_new_tokens=max_new_tokens, stop_ids=stops, **sampling)
-        return text_pieces(self.tokenizer, new_ids)
+        return until(text_pieces(self.tokenizer, new_ids), stop)
 
 
 def text_pieces(tokenizer: TextTokenizer, ids: Iterator[int]) -> Iterator[str]:
@@ -76,3 +77,20 @@ def text_pieces(tokenizer: TextTokenizer, ids: Iterator[int]) -> Iterator[str]:
             waiting = []
     if waiting:
         yield tokenizer.decode(waiting)
+
+
+def until(pieces: Iterator[str], stop: Sequence[str]) -> Iterator[str]:
+    """Pieces of text up to the first of the stop strings, which may be spread over several pieces."""
+    held = max((len(string) for string in stop), default=1) - 1
+    waiting = ""
+    for piece in pieces:
+        waiting += piece
+        found = [place for place in map(waiting.find, stop) if place >= 0]
+        if found:
+            waiting = waiting[: min(found)]
+            break
+        if len(waiting) > held:
+            ready, waiting = waiting[: len(waiting) - held], waiting[len(waiting) - held :]
+            yield ready
+    if waiting:
+        yield waiting

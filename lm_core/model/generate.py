@@ -7,6 +7,8 @@ row is what it would be alone.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,28 +18,44 @@ from lm_core.model.decoder import Cache, Decoder
 from lm_core.model.language_model import LanguageModel
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: 0 takes the likeliest token; logits are divided by it otherwise.
+        top_k: sample among the k likeliest tokens only.
+        top_p: sample among the likeliest tokens that together hold this probability (Holtzman et al. 2019).
+        min_p: leave out tokens less likely than this share of the likeliest (Nguyen et al. 2024).
+        repetition_penalty: tokens of the row so far lose by this factor (Keskar et al. 2019); 1 is off.
+        seed: of the random draws.
+    """
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+
 def generate(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int = 0,
     stop_ids: Sequence[int] = (),
+    **sampling: Any,
 ) -> list[list[int]]:
     """Continue each prompt; returns the new ids of each row, without the stop id that ended it.
 
     Args:
-        temperature: 0 takes the likeliest token.
-        top_k: sample among the k likeliest tokens only.
-        top_p: sample among the likeliest tokens that together hold this probability (Holtzman et al. 2019).
+        sampling: fields of `Sampling`.
     """
     rows: list[list[int]] = [[] for _ in prompts]
     running = [True] * len(prompts)
     stops = set(stop_ids)
-    for step in _steps(model, prompts, max_new_tokens, temperature, top_k, top_p, seed):
+    for step in _steps(model, prompts, max_new_tokens, Sampling(**sampling)):
         for row, token in enumerate(step):
             running[row] = running[row] and token not in stops
             if running[row]:
@@ -52,27 +70,18 @@ def stream(
     prompt: Sequence[int],
     *,
     max_new_tokens: int,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int = 0,
     stop_ids: Sequence[int] = (),
+    **sampling: Any,
 ) -> Iterator[int]:
     """New ids of one prompt, one by one; arguments as of `generate`."""
-    for (token,) in _steps(model, [prompt], max_new_tokens, temperature, top_k, top_p, seed):
+    for (token,) in _steps(model, [prompt], max_new_tokens, Sampling(**sampling)):
         if token in stop_ids:
             return
         yield token
 
 
 def _steps(
-    model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int,
+    model: LanguageModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling
 ) -> Iterator[list[int]]:
     """The next token of every row, step by step, until the budget or the context is used up.
 
@@ -85,15 +94,19 @@ def _steps(
     if max(lengths) >= model.context_length:
         raise UserError(f"the prompt has {max(lengths)} tokens; the model's context holds {model.context_length}")
     device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(sampling.seed)
     budget = min(max_new_tokens, model.context_length - max(lengths))
     if isinstance(model, Decoder):
         source = _cached_logits(model, prompts, budget, device)
     else:
         source = _uncached_logits(model, prompts, device)
+    seen = torch.zeros(len(prompts), model.vocab_size, dtype=torch.bool, device=device)
+    for row, prompt in enumerate(prompts):
+        seen[row, list(prompt)] = True
     logits = next(source)
     for done in range(1, budget + 1):
-        tokens = choose(logits, temperature, top_k, top_p, generator)
+        tokens = choose(logits, sampling, generator, seen)
+        seen.scatter_(1, tokens[:, None], True)
         yield tokens.tolist()
         if done < budget:
             logits = source.send(tokens)
@@ -132,18 +145,23 @@ def _uncached_logits(
             row.append(token)
 
 
-def choose(
-    logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator
-) -> Tensor:
-    """Tokens (B,) drawn from logits (B, V)."""
-    if temperature == 0:
+def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator, seen: Tensor) -> Tensor:
+    """Tokens (B,) drawn from logits (B, V); `seen` (B, V) marks the tokens of each row so far."""
+    if sampling.repetition_penalty != 1:
+        weaker = torch.where(logits > 0, logits / sampling.repetition_penalty, logits * sampling.repetition_penalty)
+        logits = torch.where(seen, weaker, logits)
+    if sampling.temperature == 0:
         return logits.argmax(-1)
-    logits = logits / temperature
-    if top_k is not None and top_k < logits.shape[-1]:
-        smallest = logits.topk(top_k, -1).values[:, -1:]
+    logits = logits / sampling.temperature
+    if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
+        smallest = logits.topk(sampling.top_k, -1).values[:, -1:]
         logits = logits.masked_fill(logits < smallest, -torch.inf)
-    if top_p is not None and top_p < 1:
+    if sampling.top_p is not None and sampling.top_p < 1:
         ordered, order = logits.softmax(-1).sort(-1, descending=True)
-        beyond = ordered.cumsum(-1) - ordered >= top_p  # the token that crosses the bound stays
+        beyond = ordered.cumsum(-1) - ordered >= sampling.top_p  # the token that crosses the bound stays
         logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+    probabilities = logits.softmax(-1)
+    if sampling.min_p is not None:
+        floor = sampling.min_p * probabilities.amax(-1, keepdim=True)
+        probabilities = probabilities.masked_fill(probabilities < floor, 0)
+    return torch.multinomial(probabilities, 1, generator=generator)[:, 0]

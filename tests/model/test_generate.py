@@ -3,7 +3,8 @@ import torch
 
 from lm_core.errors import UserError
 from lm_core.model.build import build_model
-from lm_core.model.generate import choose, generate, stream
+from lm_core.model.conversation import until
+from lm_core.model.generate import Sampling, choose, generate, stream
 from lm_core.training.config import ModelConfig
 
 CONFIG = ModelConfig(num_layers=2, d_model=32, num_heads=4, num_kv_heads=2, d_ff=48, init="normal", init_std=0.3)
@@ -42,11 +43,21 @@ def test_seed_decides_and_stop_ids_end(model):
     assert generate(model, [PROMPTS[0]], max_new_tokens=6, stop_ids=[alone[3]])[0] == alone[: alone.index(alone[3])]
 
 
-def test_top_k_and_top_p_leave_only_the_likeliest():
+@pytest.mark.parametrize(
+    ("sampling", "left"),
+    [({"top_k": 2}, {0, 1}), ({"top_p": 0.5}, {0}), ({"min_p": 0.2}, {0, 1}), ({"repetition_penalty": 100.0}, {1, 2})],
+)
+def test_only_the_tokens_that_sampling_leaves_are_drawn(sampling, left):
     logits = torch.tensor([[3.0, 2.0, 1.0, -5.0]]).repeat(200, 1)
-    generator = torch.Generator().manual_seed(0)
-    assert set(choose(logits, 1.0, 2, None, generator).tolist()) == {0, 1}
-    assert set(choose(logits, 1.0, None, 0.5, generator).tolist()) == {0}
+    seen = torch.tensor([[True, False, False, True]]).repeat(200, 1)
+    sampling = Sampling(temperature=1.0, **({"top_k": 2} | sampling if "repetition_penalty" in sampling else sampling))
+    assert set(choose(logits, sampling, torch.Generator().manual_seed(0), seen).tolist()) == left
+
+
+def test_a_stop_string_over_several_pieces_ends_the_text():
+    assert "".join(until(iter(["ab", "cE", "ND", "x"]), ["END"])) == "abc"
+    assert "".join(until(iter(["ab", "cE", "x"]), ["END"])) == "abcEx"
+    assert list(until(iter(["a", "b"]), [])) == ["a", "b"]
 
 
 def test_vanilla_generates_by_the_whole_forward():
