@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from data_contracts.contract import Contract, ContractError, Rule
-from data_contracts.profile import Profile, all_rules, column_problems, profile, quarantine_query, run
+from data_contracts.profile import PUT_ASIDE, Profile, all_rules, column_problems, profile, quarantine_query, run
 
 if TYPE_CHECKING:
     import duckdb
@@ -202,16 +202,33 @@ def check(connection: duckdb.DuckDBPyConnection, contract: Contract, relation: s
         return _wrong_columns(contract, problems, counted[0] if counted else 0)
     row = profile(connection, contract, relation)
     rules = judge(contract, row)
-    aside = quarantine_query(contract, relation, names_put_aside(rules))
-    counted = run(connection, contract, f"SELECT count(*) FROM ({aside})").fetchone() if aside else (0,)
     return TableResult(
         table=contract.name,
         version=contract.version,
         rows_in=int(row["rows"] or 0),
-        rows_quarantined=counted[0] if counted else 0,
+        rows_quarantined=_count_put_aside(connection, contract, relation, row, rules),
         rules=rules,
         profile=row,
     )
+
+
+def _count_put_aside(
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    relation: str,
+    row: Profile,
+    rules: tuple[RuleResult, ...],
+) -> int:
+    """Rows that step aside. The profile has counted them already, unless repeated values or a failed rule interfere."""
+    names = names_put_aside(rules)
+    aside = quarantine_query(contract, relation, names)
+    if not aside:
+        return 0
+    by_profile = all(rule.metric != "duplicateValues" for rule in rules if rule.name in names)
+    if by_profile and all(rule.name in names or not rule.num_failing for rule in rules if rule.severity == "warning"):
+        return int(row[PUT_ASIDE] or 0)
+    counted = run(connection, contract, f"SELECT count(*) FROM ({aside})").fetchone()
+    return int(counted[0]) if counted else 0
 
 
 def _wrong_columns(contract: Contract, problems: list[str], num_rows: int) -> TableResult:

@@ -23,6 +23,9 @@ _TYPES = {
 
 Profile = dict[str, float | int | None]
 
+# Rows that break any warning about rows (repeated values are seen by a window, not here).
+PUT_ASIDE = "rule rows put aside"
+
 
 # -------------------------------------------------------------------- columns to rules
 
@@ -149,6 +152,9 @@ def profile(connection: duckdb.DuckDBPyConnection, contract: Contract, relation:
     ]
     figures = {"rows": "count(*)"}
     figures |= {f"rule {rule.name}": _metric(rule, relation) for rule in rules} | _statistics(contract)
+    gentle = [rule for rule in rules if rule.severity == "warning" and rule.counts_rows]
+    flags = [_identifier("rule " + rule.name) for rule in gentle if rule.metric != "duplicateValues"]
+    figures[PUT_ASIDE] = f"count(*) FILTER ({' OR '.join(flags) or 'false'})"
     select = ", ".join(f"{expression} AS {_identifier(name)}" for name, expression in figures.items())
     inner = f"SELECT *{''.join(', ' + condition for condition in conditions)} FROM {relation}"
     values = run(connection, contract, f"SELECT {select} FROM ({inner})").fetchone()
@@ -211,7 +217,9 @@ def passed_query(contract: Contract, relation: str, names: Collection[str]) -> s
     columns = ", ".join(_identifier(column.name) for column in contract.columns)
     if not aside:
         return f"SELECT {columns} FROM {relation}"
-    return f"SELECT {columns} FROM ({_flagged(contract, relation, aside)}) WHERE len(broken) = 0"
+    if any(rule.metric == "duplicateValues" for rule in aside):
+        return f"SELECT {columns} FROM ({_flagged(contract, relation, aside)}) WHERE len(broken) = 0"
+    return f"SELECT {columns} FROM {relation} WHERE NOT ({' OR '.join(_failing(rule, relation) for rule in aside)})"
 
 
 def quarantine_query(contract: Contract, relation: str, names: Collection[str]) -> str | None:

@@ -391,14 +391,19 @@ class Store:
         return [(path, sum(f.stat().st_size for f in path.rglob("*") if f.is_file())) for path in sorted(loose)]
 
 
+_MANIFEST_KEYS = {"kind", "stage", "fingerprint", "content_digest", "statistics", "inputs", "files"}
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Manifest of a published artifact.
 
     Raises:
-        IntegrityError: when it is missing or is not valid JSON.
+        IntegrityError: when it is missing, is not valid JSON, or lacks what a manifest holds.
     """
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        if not isinstance(manifest, dict) or not _MANIFEST_KEYS <= manifest.keys():
+            raise ValueError("it is not a whole manifest")
         return manifest
     except (OSError, ValueError) as error:
         raise IntegrityError(f"{folder / MANIFEST} cannot be read ({error}); remove the folder to rebuild it") from None
