@@ -402,7 +402,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-        if not isinstance(manifest, dict) or not _MANIFEST_KEYS <= manifest.keys():
+        if not isinstance(manifest, dict) or not manifest.keys() >= _MANIFEST_KEYS:
             raise ValueError("it is not a whole manifest")
         return manifest
     except (OSError, ValueError) as error:
