@@ -8,7 +8,7 @@ and control ids enter a sequence only from the attributes of `TextTokenizer`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ END_OF_TEXT, PAD, USER, ASSISTANT, TURN_END = CONTROL_TOKENS = (
 UNKNOWN = "<|unknown|>"
 MAX_FILE_BYTES = 64 << 20
 MAX_VOCAB_SIZE = 1 << 20
+REPORTED_DOCUMENTS, REPORTED_SOURCES = 4096, 12
 NORMALIZERS = {"nfc": normalizers.NFC, "nfkc": normalizers.NFKC}
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -182,39 +183,60 @@ def train_tokenizer(build: Build, config: TokenizerConfig, *, corpus: ValidCorpu
         UserError: when there is no text to learn from.
     """
     encoder, trainer = new_encoder(config)
-    texts = list(_sample(corpus, config.max_train_bytes, build.runtime))
-    if not texts:
+    sample = list(_sample(corpus, config.max_train_bytes, build.runtime))
+    if not sample:
         raise UserError("no training document was kept, so there is nothing to learn a tokenizer from")
-    num_bytes = sum(len(text.encode()) for text in texts)
+    num_bytes = sum(len(text.encode()) for _, text in sample)
     build.progress(0, num_bytes, "bytes")
-    encoder.train_from_iterator(texts, trainer, length=len(texts))
+    encoder.train_from_iterator((text for _, text in sample), trainer, length=len(sample))
     path = build.folder / "tokenizer.json"
     path.write_text(encoder.to_str(pretty=False), encoding="utf-8")
-    tokenizer = load_tokenizer(path)
-    num_tokens = sum(map(len, tokenizer.encode_batch(texts[:1000])))
-    sampled_bytes = sum(len(text.encode()) for text in texts[:1000])
     build.progress(num_bytes, num_bytes, "bytes")
+    figures = {"documents": len(sample), "bytes": num_bytes}
+    return figures | quality_report(load_tokenizer(path), sample[:REPORTED_DOCUMENTS])
+
+
+def quality_report(tokenizer: TextTokenizer, documents: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """How well a vocabulary serves documents, given as (source, text).
+
+    Returns:
+        vocab_size; bytes_per_token; tokens_per_word (fertility; words are runs between white space); unused_entries
+        (share of the vocabulary that these documents never use); round_trip (share of documents that come back
+        unchanged); bytes_per_token_by_source of the largest sources.
+    """
+    texts = [text for _, text in documents]
+    encoded = tokenizer.encode_batch(texts)
+    sizes = [len(text.encode()) for text in texts]
+    by_source: dict[str, list[int]] = {}
+    for (source, _), ids, size in zip(documents, encoded, sizes, strict=True):
+        totals = by_source.setdefault(source, [0, 0])
+        totals[0] += size
+        totals[1] += len(ids)
+    largest = sorted(by_source.items(), key=lambda item: (-item[1][0], item[0]))[:REPORTED_SOURCES]
+    num_tokens = max(1, sum(map(len, encoded)))
+    num_words = max(1, sum(len(text.split()) for text in texts))
+    used = len({i for ids in encoded for i in ids})
+    unchanged = sum(tokenizer.decode(ids) == text for ids, text in zip(encoded, texts, strict=True))
     return {
         "vocab_size": tokenizer.vocab_size,
-        "documents": len(texts),
-        "bytes": num_bytes,
-        "bytes_per_token": round(sampled_bytes / max(1, num_tokens), 4),
+        "bytes_per_token": round(sum(sizes) / num_tokens, 4),
+        "tokens_per_word": round(num_tokens / num_words, 4),
+        "unused_entries": round(1 - used / tokenizer.vocab_size, 4),
+        "round_trip": round(unchanged / len(texts), 4),
+        "bytes_per_token_by_source": {source: round(b / max(1, t), 4) for source, (b, t) in largest},
     }
 
 
-def _sample(corpus: ValidCorpus, max_bytes: int, runtime: Runtime) -> Iterator[str]:
-    """Training documents in the ledger's order until the budget is spent.
+def _sample(corpus: ValidCorpus, max_bytes: int, runtime: Runtime) -> Iterator[tuple[str, str]]:
+    """(source, text) of training documents in the ledger's order until the budget is spent; the last one is cut.
 
     The ledger orders by doc_id, a hash: its beginning is an even sample of all sources.
     """
-    spent = 0
-    for text in _texts(corpus, runtime):
-        spent += len(text.encode())
-        if spent > max_bytes:
-            return
-        yield text
-
-
-def _texts(corpus: ValidCorpus, runtime: Runtime) -> Iterable[str]:
-    for batch in kept_documents(corpus, splits=("train",), columns=("text",), runtime=runtime):
-        yield from batch.column("text").to_pylist()
+    left = max_bytes
+    for batch in kept_documents(corpus, splits=("train",), columns=("source", "text"), runtime=runtime):
+        for source, text in zip(batch.column("source").to_pylist(), batch.column("text").to_pylist(), strict=True):
+            content = text.encode()
+            yield source, text if len(content) <= left else content[:left].decode("utf-8", "ignore")
+            left -= len(content)
+            if left <= 0:
+                return

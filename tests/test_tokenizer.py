@@ -29,6 +29,18 @@ def test_vocabulary_size_and_figures(trained):
     path, statistics = trained
     assert load_tokenizer(path).vocab_size == statistics["vocab_size"] <= 500
     assert statistics["bytes_per_token"] > 1.3
+    assert statistics["bytes_per_token_by_source"] == {"stdlib": statistics["bytes_per_token"]}
+    assert statistics["round_trip"] == 1
+    assert 0 <= statistics["unused_entries"] < 0.6
+
+
+def test_one_document_larger_than_the_budget_is_cut(tmp_path):
+    corpus = valid_corpus(tmp_path, ["naïve words " * 3000])
+    statistics = train_tokenizer(
+        new_build(tmp_path, "build"), TokenizerConfig(vocab_size=300, max_train_bytes=10_000), corpus=corpus
+    )
+    assert statistics["bytes"] <= 10_000
+    assert statistics["documents"] == 1
 
 
 @pytest.mark.parametrize("text", HOSTILE)
