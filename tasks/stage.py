@@ -79,7 +79,9 @@ class StageRunner:
         seconds = time.monotonic() - started
         shown = "Cached" if state.name == "Cached" else "Completed"
         self.records.append(StageRecord(name, round(seconds, 3), shown))
-        self.display.end(name, shown, seconds, summary_of(result) if isinstance(result, Artifact) else str(result))
+        self.display.end(
+            name, shown, seconds, summary_of(result) if isinstance(result, Artifact) else _in_words(result)
+        )
         return result
 
     def _make(
@@ -145,6 +147,13 @@ class StageRunner:
                 logger.info("%s: %s", name, describe(done, total, unit, now - started, figures))
 
         return progress
+
+
+def _in_words(result: Any) -> str:
+    """What register and promote return, for the line a stage ends with."""
+    if isinstance(result, Mapping):
+        return ", ".join(f"{name} {item.version}" for name, item in result.items())
+    return str(result)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
