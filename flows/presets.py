@@ -56,12 +56,12 @@ def laptop() -> PipelineConfig:
             num_evaluations=4,
         ),
         finetune=FinetuneConfig(
-            max_steps=60,
+            max_steps=24,
             optimization=OptimizationConfig(
                 learning_rate=2e-3, muon_learning_rate=0.01, warmup_fraction=0.1, precision=precision
             ),
         ),
-        prepare=PrepareConfig(max_test_items=200),
+        prepare=PrepareConfig(max_train_items=1200, max_test_items=200, max_prompt_chars=280),
         evaluate=EvaluateConfig(max_documents=200, baseline_train_bytes=2_000_000, ngram_order=3),
         evaluate_task=EvaluateTaskConfig(max_items=200, max_new_tokens=32),
     )
@@ -80,6 +80,8 @@ def real() -> PipelineConfig:
             num_evaluations=8,
         ),
         finetune=FinetuneConfig(
+            num_epochs=2.0,
+            max_steps=100,
             optimization=OptimizationConfig(
                 learning_rate=2e-3, muon_learning_rate=0.01, warmup_fraction=0.1, precision=precision
             ),
