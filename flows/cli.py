@@ -88,9 +88,10 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("model", help="name of a registered model")
     score.add_argument("--text", required=True, help="the text to score")
     explain = command("explain", "tell a document's whole story: where from, which rules, its fate")
-    explain.add_argument("doc_id", nargs="?", help="document id, as in fates.parquet")
-    explain.add_argument("--text", help="the document's text instead of its id")
-    command("funnel", "show the fates of the documents by source")
+    explain.add_argument("doc_id", nargs="?", help="document id as in fates.parquet, or its beginning")
+    explain.add_argument("--text", help="a piece of the document's text instead of its id")
+    funnel = command("funnel", "show the fates of the documents by source")
+    funnel.add_argument("--picture", type=Path, metavar="FILE.png", help="draw them too")
     export = command("export", "write a model as a folder that transformers, vLLM and others load", _add_model)
     export.add_argument("folder", type=Path, metavar="DIR", help="where to write; must not exist")
     gc = command("gc", "remove artifacts that no registered model and no recent run descends from")
@@ -328,30 +329,53 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
 # ---------------------------------------------------------------- corpus
 
 
-def _explain(options: argparse.Namespace) -> dict[str, Any]:
-    from lm_core.corpus.ledger import explain, latest_corpus
+def _latest_corpus() -> tuple[Any, Any, Any]:
+    """The newest validated corpus of the workspace, its store and the runtime."""
     from lm_core.errors import UserError
     from lm_core.runtime import Runtime
+    from lm_core.stages import VALIDATE
+    from lm_core.store import Store
 
-    if (options.doc_id is None) == (options.text is None):
-        raise UserError("name a document by its id or give its text with --text, one of the two")
     runtime = Runtime()
-    story = explain(latest_corpus(runtime), doc_id=options.doc_id, text=options.text, runtime=runtime)
-    for name, value in story.items():
-        _say(f"{name.replace('_', ' '):<12} {value}")
-    return story
+    store = Store(runtime)
+    corpus = store.newest(VALIDATE)
+    if corpus is None:
+        raise UserError(f"no validated corpus in {runtime.workspace}; `millrace run --until validate` makes one")
+    return corpus, store, runtime
+
+
+def _explain(options: argparse.Namespace) -> dict[str, Any]:
+    corpus, store, runtime = _latest_corpus()
+    from lm_core.corpus.story import explain
+    from lm_core.stages import TOKENIZE
+
+    tokens = store.newest(TOKENIZE)
+    # Windows can be told only of the very corpus that was tokenised.
+    if tokens is not None and tokens.input_folder("corpus") != corpus.folder:
+        tokens = None
+    stories = explain(corpus, runtime=runtime, doc_id=options.doc_id, text=options.text, tokens=tokens)
+    for story in stories:
+        for name, value in story.items():
+            if value not in (None, [], {}):
+                _say(f"{name.replace('_', ' '):<12} {value}")
+        _say("")
+    return {"documents": stories}
 
 
 def _funnel(options: argparse.Namespace) -> dict[str, Any]:
+    corpus, _, runtime = _latest_corpus()
     from rich.console import Console
 
-    from flows.scorecard import _funnel as table
-    from lm_core.corpus.ledger import fate_counts, latest_corpus
-    from lm_core.runtime import Runtime
+    from flows.scorecard import funnel_table
+    from lm_core.corpus.ledger import fate_counts
 
-    runtime = Runtime()
-    counts = fate_counts(latest_corpus(runtime), runtime=runtime)
-    Console(stderr=options.json).print(table(counts))
+    counts = fate_counts(corpus, runtime=runtime)
+    Console(stderr=options.json).print(funnel_table(counts))
+    if options.picture:
+        from tasks.pictures import funnel
+
+        options.picture.write_bytes(funnel(counts["by_source"]))
+        _say(f"the picture is in {options.picture}")
     return counts
 
 

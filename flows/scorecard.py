@@ -69,7 +69,7 @@ def show(card: Mapping[str, Any], addresses: Mapping[str, str], console: Console
     """The card as a person reads it."""
     console.print()
     if card["corpus"]:
-        console.print(_funnel(card["corpus"]))
+        console.print(funnel_table(card["corpus"]))
     if card["pretrain"].get("baseline_bits_per_byte"):
         console.print(_language(card["pretrain"]))
     if card["downstream"]:
@@ -87,7 +87,8 @@ def show(card: Mapping[str, Any], addresses: Mapping[str, str], console: Console
         console.print("Next: millrace chat · millrace generate 'Return the' · millrace models · millrace down")
 
 
-def _funnel(corpus: Mapping[str, Any]) -> Table:
+def funnel_table(corpus: Mapping[str, Any]) -> Table:
+    """Fates by source, the biggest sources first."""
     fates = [fate for fate, count in corpus["fates"].items() if count]
     table = Table(title="Corpus: every document has one fate", title_justify="left")
     table.add_column("source")

@@ -250,6 +250,11 @@ class Store:
         found = [read_manifest(path.parent) for path in self.root.glob(f"{stage}/*/{MANIFEST}")]
         return sorted(found, key=lambda manifest: manifest["created"], reverse=True)
 
+    def newest(self, stage: Stage[ArtifactT]) -> ArtifactT | None:
+        """The artifact of a stage that was made last; None when there is none."""
+        manifests = self.manifests(stage.name)
+        return self.open(stage.output, self.folder(stage.name, manifests[0]["fingerprint"])) if manifests else None
+
     # ---------------------------------------------------------------- building
 
     def build(
