@@ -20,13 +20,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from lm_core.model.build import build_model
-from lm_core.model.losses import IGNORE, token_cross_entropy
+from lm_core.model.language_model import LanguageModel
+from lm_core.model.losses import IGNORE
 from lm_core.runtime import fast_precision
 from lm_core.tokenizer import load_tokenizer
 from lm_core.tokens import Windows, window_order
@@ -86,14 +86,27 @@ class NanoGPT:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def token_losses(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        gpt = self.gpt.transformer
-        x = gpt.wte(tokens) + gpt.wpe(torch.arange(tokens.shape[1]))
-        for block in gpt.h:
+
+class PeerAsOurs(LanguageModel):
+    """The peer's trained model behind our interface, so that one evaluation scores both."""
+
+    def __init__(self, gpt: Any) -> None:
+        torch.nn.Module.__init__(self)
+        self.gpt, self.compute_dtype = gpt, torch.float32
+
+    def hidden(self, tokens: torch.Tensor) -> torch.Tensor:
+        parts = self.gpt.transformer
+        x = parts.wte(tokens) + parts.wpe(torch.arange(tokens.shape[1]))
+        for block in parts.h:
             x = block(x)
-        x = gpt.ln_f(x).flatten(0, 1)
-        losses = token_cross_entropy(x, self.gpt.lm_head.weight, targets.flatten(), dtype=torch.float32)
-        return losses.view(targets.shape)
+        return parts.ln_f(x)
+
+    @property
+    def output_weight(self) -> torch.Tensor:
+        return self.gpt.lm_head.weight
+
+    def blocks(self) -> torch.nn.ModuleList:
+        return self.gpt.transformer.h
 
 
 def load_peer(folder: Path) -> Any:
@@ -174,7 +187,7 @@ def compare(peer: Any, options: argparse.Namespace, size: str, seed: int) -> dic
         for lr in PEER_LEARNING_RATES:
             with torch.enable_grad():
                 system, seconds = train(partial(nanogpt, lr=lr), windows, options.num_tokens, 4096, seed)
-            peers[str(lr)] = (round(_score(evaluate, system), 4), round(seconds, 2))
+            peers[str(lr)] = (round(evaluate(PeerAsOurs(system.gpt))["val_bits_per_byte"], 4), round(seconds, 2))
         for share in options.shares:
             with torch.enable_grad():
                 system, seconds = train(ours, windows, int(options.num_tokens * share), ours_batch, seed)
@@ -182,12 +195,6 @@ def compare(peer: Any, options: argparse.Namespace, size: str, seed: int) -> dic
     best = min(peers.values())
     ratios = {share: round(best[1] / value[1], 2) for share, value in mine.items() if value[0] <= best[0]}
     return {"nanogpt": peers, "ours": mine, "times_faster_to_the_peers_best": ratios}
-
-
-def _score(evaluate: Callable[[Any], dict[str, float]], gpt: NanoGPT) -> float:
-    """The evaluation of ours, on the peer's model: it asks for parameters and token losses only."""
-    as_ours = SimpleNamespace(parameters=gpt.gpt.parameters, token_losses=gpt.token_losses)
-    return evaluate(as_ours)["val_bits_per_byte"]
 
 
 def main() -> None:
