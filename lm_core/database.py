@@ -28,7 +28,7 @@ def connect(runtime: Runtime, *, folders: Sequence[Path] = ()) -> Iterator[duckd
     spill = tempfile.mkdtemp(dir=parent)
     try:
         with duckdb.connect(config=_settings(runtime, spill)) as connection:
-            allowed = ", ".join(quoted(str(Path(folder).absolute())) for folder in [*folders, spill])
+            allowed = ", ".join(quoted(str(folder.absolute())) for folder in [*folders, Path(spill)])
             connection.execute(f"SET allowed_directories = [{allowed}]")
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")

@@ -29,6 +29,27 @@ def source_digests(config: CollectConfig, runtime: Runtime) -> dict[str, str]:
     return digests
 
 
+def check_sources(config: CollectConfig) -> None:
+    """Find out at once, without reading anything, that a source cannot be there.
+
+    Raises:
+        UserError: a path that does not exist or holds nothing to read, a package that is not installed.
+    """
+    for source in config.sources:
+        if isinstance(source, InstalledPackages):
+            from lm_core.corpus.sources.installed_packages import check_packages
+
+            check_packages(source)
+        elif isinstance(source, LocalFiles):
+            from lm_core.corpus.sources.local_files import find_files
+
+            find_files(source)
+        else:
+            from lm_core.corpus.sources.hub import check_hub
+
+            check_hub(source)
+
+
 def _digests(source: InstalledPackages | LocalFiles | HubDataset, runtime: Runtime) -> dict[str, str]:
     # Each reader is imported only where it is used: planning must not load Parquet to look at packages.
     if isinstance(source, InstalledPackages):

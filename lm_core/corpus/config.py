@@ -121,6 +121,9 @@ class DecontaminateConfig(Config):
     max_items_per_ngram: int = Field(
         20, ge=1, description="N-grams that stand in more items than this are a template of the task, not evidence."
     )
+    max_documents_per_item: int = Field(
+        20, ge=1, description="An item that stands in more documents than this is a form they share, not a leak."
+    )
 
     @field_validator("min_item_tokens")
     @classmethod

@@ -11,10 +11,9 @@ Files: decisions.parquet; edges.parquet (each dropped near copy, its keeper, the
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,15 +22,13 @@ import pyarrow.parquet as pq
 
 from data_contracts.schemas import DECISIONS, SPLIT_OF_DOCUMENT
 from lm_core.artifact import Corpus, Decisions
-from lm_core.corpus.characters import character_table
 from lm_core.corpus.config import DeduplicateConfig
-from lm_core.corpus.dedup.shingles import shingle_hashes, token_hashes
+from lm_core.corpus.dedup.greedy import greedy_pass
 from lm_core.corpus.dedup.sketch import content_hashes, sketch
 from lm_core.errors import IntegrityError
 from lm_core.store import Build, Progress, silent
 
 EDGES = pa.schema([("doc_id", pa.string()), ("keeper", pa.string()), ("jaccard", pa.float64())])
-CACHED_SHINGLE_SETS = 4096
 MIN_SOURCE_DOCUMENTS = 100
 
 
@@ -42,14 +39,16 @@ class Findings:
     Attributes:
         exact: dropped row -> row kept instead, equal byte for byte.
         near: dropped row -> (row kept instead, Jaccard similarity).
-        related: pairs of kept rows similar enough to share a cluster.
-        num_candidates: pairs that were verified.
+        related: pairs of kept rows that share a cluster.
+        num_candidates: pairs that the index proposed; the similarity of each was computed.
+        num_verified: those of them that are copies.
     """
 
     exact: dict[int, int] = field(default_factory=dict)
     near: dict[int, tuple[int, float]] = field(default_factory=dict)
     related: list[tuple[int, int]] = field(default_factory=list)
     num_candidates: int = 0
+    num_verified: int = 0
 
 
 def find_duplicates(
@@ -67,27 +66,26 @@ def find_duplicates(
         texts, shingle_tokens=config.shingle_tokens, num_bands=config.num_bands, band_rows=config.band_rows
     )
     crowded = _rows_with_company(sketches.keys, sketches.num_shingles, np.array(survivors, np.int64))
-    similarity = _Similarity(texts, config.shingle_tokens)
-    buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for place, row in enumerate(row for row in survivors if crowded[row]):
-        if place % 500 == 0:
-            progress(place, int(crowded.sum()), "candidates", near_copies=len(findings.near))
-        bands = [(band, int(key)) for band, key in enumerate(sketches.keys[row])]
-        candidates = sorted({other for band in bands for other in buckets.get(band, ())})
-        scored = [(similarity(row, other), -other) for other in candidates]
-        findings.num_candidates += len(scored)
-        best, other = max(scored, default=(0.0, 0))
-        if best >= config.threshold:
-            findings.near[row] = (-other, best)
-            continue
-        findings.related += [(row, -other) for score, other in scored if score >= config.cluster_threshold]
-        for band in bands:
-            buckets[band].append(row)
+    rows = np.array([row for row in survivors if crowded[row]], np.int64)
+    found = greedy_pass(
+        texts,
+        rows,
+        sketches.keys[rows],
+        sketches.num_shingles[rows],
+        shingle_tokens=config.shingle_tokens,
+        threshold=config.threshold,
+        cluster_threshold=config.cluster_threshold,
+        progress=lambda done, total: progress(done, total, "candidates"),
+    )
+    for place in np.flatnonzero(found.keepers >= 0):
+        findings.near[int(rows[place])] = (int(rows[found.keepers[place]]), float(found.scores[place]))
     # A copy of a document that was itself dropped is justified by what that document was dropped for.
     for row, keeper in list(findings.exact.items()):
         if keeper in findings.near:
             findings.near[row] = findings.near[keeper]
             del findings.exact[row]
+    findings.related = [(int(a), int(b)) for a, b in rows[found.joins]]
+    findings.num_candidates, findings.num_verified = found.num_candidates, found.num_verified
     return findings
 
 
@@ -113,30 +111,6 @@ def _rows_with_company(keys: np.ndarray, num_shingles: np.ndarray, survivors: np
         _, inverse, counts = np.unique(keys[rows, band], return_inverse=True, return_counts=True)
         mask[rows[counts[inverse] > 1]] = True
     return mask
-
-
-class _Similarity:
-    """Exact Jaccard similarity of the shingle sets of two rows."""
-
-    def __init__(self, texts: pa.Array, shingle_tokens: int) -> None:
-        self._texts = texts
-        self._size = shingle_tokens
-        self.shingles = lru_cache(maxsize=CACHED_SHINGLE_SETS)(self._shingles)
-
-    def _shingles(self, row: int) -> np.ndarray:
-        """Distinct shingle hashes (uint64), sorted."""
-        data = np.frombuffer(self._texts[row].as_buffer(), np.uint8)
-        tokens = np.empty(len(data) + 1, np.uint64)
-        count = token_hashes(data, 0, len(data), character_table(), tokens)
-        shingles = np.empty(max(count, 1), np.uint64)
-        return np.unique(shingles[: shingle_hashes(tokens, count, self._size, shingles)])
-
-    def __call__(self, row: int, other: int) -> float:
-        a, b = self.shingles(row), self.shingles(other)
-        if min(len(a), len(b)) == 0:
-            return 0.0
-        shared = len(np.intersect1d(a, b, assume_unique=True))
-        return shared / (len(a) + len(b) - shared)
 
 
 # ---------------------------------------------------------------- the stage
@@ -166,7 +140,8 @@ def deduplicate(build: Build, config: DeduplicateConfig, *, corpus: Corpus, clea
         "dropped": len(dropped),
         "exact_duplicates": len(findings.exact),
         "near_duplicates": len(findings.near),
-        "verified_pairs": findings.num_candidates,
+        "candidate_pairs": findings.num_candidates,
+        "verified_pairs": findings.num_verified,
         "clusters": len({row["cluster"] for row in splits}),
         "splits": dict(Counter(row["split"] for row in splits)),
     }
@@ -190,7 +165,7 @@ def _preference(doc_ids: list[str], sources: list[str], sizes: list[int], prefer
 
 
 def _write(build: Build, findings: Findings, doc_ids: list[str]) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"doc_id": doc_ids[row], "stage": "deduplicate", "fate": "exact_duplicate", "reason": "same_text",
          "keeper": doc_ids[keeper], "figure": 1.0}
         for row, keeper in findings.exact.items()
@@ -252,6 +227,9 @@ def assign_splits(
     for doc_id in sorted(doc_ids):
         cluster = root(doc_id)
         rows.append({"doc_id": doc_id, "cluster": cluster, "split": split_of(cluster, config)})
+    if rows and all(row["split"] != "train" for row in rows):
+        # Only a corpus of a few documents: there is nothing to hold out when nothing is left to learn from.
+        rows = [row | {"split": "train"} for row in rows]
     return rows
 
 

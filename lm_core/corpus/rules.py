@@ -21,14 +21,16 @@ SIGNALS = {
     "ELSE coalesce(list_avg(list_transform(words, lambda w: length(w))), 0) END",
     "alphabetic_fraction": "(len(list_filter(words, lambda w: regexp_matches(w, '\\pL'))) + num_ideographs) "
     "/ greatest(len(words) + num_ideographs, 1)",
-    "symbol_fraction": "(length(text) - length(replace(text, '#', '')) "
+    # A run of '#' counts once: "###" is one heading.
+    "symbol_fraction": "(len(regexp_extract_all(text, '#+')) "
     "+ (length(text) - length(replace(text, '...', ''))) / 3 + length(text) - length(replace(text, '…', ''))) "
     "/ greatest(len(words) + num_ideographs, 1)",
     "duplicate_line_fraction": "1 - coalesce(list_sum(list_transform(list_distinct(lines), lambda l: length(l))), 0) "
     "/ greatest(coalesce(list_sum(list_transform(lines, lambda l: length(l))), 0), 1)",
     "replacement_fraction": "(length(text) - length(replace(text, chr(65533), ''))) / greatest(length(text), 1)",
     "bullet_fraction": "len(list_filter(lines, lambda l: l[1] IN ('-', '*', '•', '‣'))) / greatest(len(lines), 1)",
-    "ellipsis_fraction": "len(list_filter(lines, lambda l: suffix(l, '...') OR suffix(l, '…'))) / greatest(len(lines), 1)",
+    "ellipsis_fraction": "len(list_filter(lines, lambda l: suffix(l, '...') OR suffix(l, '…'))) "
+    "/ greatest(len(lines), 1)",
 }
 
 # Lines that count as repeated must be long enough not to be closing brackets or table rules.

@@ -8,6 +8,9 @@ All kernels take raw Arrow buffers (`offsets`, `data` of a string array), hold n
 the GIL, so that threads share the work.
 """
 
+# mypy: allow-untyped-defs
+# Numba infers the types of a kernel's arguments; its docstring names them.
+
 from __future__ import annotations
 
 import numpy as np

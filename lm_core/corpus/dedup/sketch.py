@@ -5,6 +5,9 @@ Two texts become candidates when all `band_rows` minima of some band agree: with
 At the defaults (24 bands of 4) a pair of J = 0.8 is missed once in 300,000, one of J = 0.9 never in practice.
 """
 
+# mypy: allow-untyped-defs
+# Numba infers the types of a kernel's arguments; its docstring names them.
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -30,6 +30,18 @@ def hub_digests(config: HubDataset, runtime: Runtime) -> dict[str, str]:
     return {"files": total.hexdigest()}
 
 
+def check_hub(config: HubDataset) -> None:
+    """Look for the local files that the configuration names; the hub itself is asked only on reading.
+
+    Raises:
+        UserError: a pattern without any file, a local builder without a pattern.
+    """
+    if config.data_files:
+        _data_files(config)
+    elif config.name in LOCAL_BUILDERS:
+        raise UserError(f"the local builder {config.name!r} needs data_files")
+
+
 def _data_files(config: HubDataset) -> list[Path]:
     matches = glob.glob(str(config.data_files), recursive=True)  # noqa: PTH207, the pattern may be absolute
     paths = sorted(Path(path).absolute() for path in matches)
@@ -47,8 +59,7 @@ def read_hub_dataset(config: HubDataset, runtime: Runtime) -> Iterator[Document 
     """
     import datasets
 
-    if config.name in LOCAL_BUILDERS and config.data_files is None:
-        raise UserError(f"the local builder {config.name!r} needs data_files")
+    check_hub(config)
     files = [str(path) for path in _data_files(config)] if config.data_files else None
     try:
         rows = datasets.load_dataset(

@@ -42,6 +42,18 @@ def package_digests(config: InstalledPackages) -> dict[str, str]:
     return {"python": python, "packages": hashlib.sha256(listing).hexdigest()}
 
 
+def check_packages(config: InstalledPackages) -> None:
+    """Look for the packages that the configuration names.
+
+    Raises:
+        UserError: naming those that are not installed.
+    """
+    installed = {_normalised(folder.name.partition("-")[0]) for folder in _dist_infos(config)}
+    missing = [name for name in config.packages if _normalised(name) not in installed]
+    if missing:
+        raise UserError(f"packages={missing} not installed in this environment; see `pip list` for the names")
+
+
 def read_installed_packages(config: InstalledPackages, runtime: Runtime) -> Iterator[Document | Rejected]:
     """Docstrings of all packages, parsed in `runtime.num_workers` processes; the result does not depend on how many."""
     packages = [_package(folder, config) for folder in _dist_infos(config)]
