@@ -443,6 +443,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"millrace: {error}\n")
         return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough, `head` say
+        return 0
     except KeyboardInterrupt:
         sys.stderr.write("millrace: interrupted; the same command goes on from here\n")
         return EXIT_INTERRUPTED
