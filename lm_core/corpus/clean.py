@@ -16,30 +16,27 @@ from lm_core.database import connect
 from lm_core.store import Build
 
 BATCH_ROWS = 4096
+SIGNALS_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("doc_id", "kind", "language")] + [(name, pa.float64()) for name in SIGNALS]
+)
 
 
 def clean(build: Build, config: CleanConfig, *, corpus: Corpus) -> dict[str, Any]:
     """Write signals.parquet (a row for each document) and decisions.parquet (a row for each dropped one)."""
     decisions: list[pa.Table] = []
     num_documents = 0
-    schema: pa.Schema | None = None
-    writer: pq.ParquetWriter | None = None
     total = int(corpus.statistics.get("num_documents", 0)) or None
-    try:
-        with connect(build.runtime) as connection:
-            for shard in corpus.document_shards():
-                for batch in pq.ParquetFile(shard).iter_batches(BATCH_ROWS, columns=["doc_id", "kind", "text"]):
-                    signals = _signals(connection, batch)
-                    if writer is None:
-                        schema = signals.schema
-                        writer = pq.ParquetWriter(build.folder / "signals.parquet", schema, compression="zstd")
-                    writer.write_table(signals.cast(schema))
-                    decisions.append(_decisions(connection, signals, config))
-                    num_documents += batch.num_rows
-                    build.progress(num_documents, total, "documents")
-    finally:
-        if writer is not None:
-            writer.close()
+    with (
+        connect(build.runtime) as connection,
+        pq.ParquetWriter(build.folder / "signals.parquet", SIGNALS_SCHEMA, compression="zstd") as writer,
+    ):
+        for shard in corpus.document_shards():
+            for batch in pq.ParquetFile(shard).iter_batches(BATCH_ROWS, columns=["doc_id", "kind", "text"]):
+                signals = _signals(connection, batch)
+                writer.write_table(signals)
+                decisions.append(_decisions(connection, signals, config))
+                num_documents += batch.num_rows
+                build.progress(num_documents, total, "documents")
     dropped = pa.concat_tables(decisions) if decisions else DECISIONS.empty_table()
     dropped = dropped.sort_by("doc_id")
     pq.write_table(dropped, build.folder / "decisions.parquet", compression="zstd")
@@ -65,7 +62,7 @@ def _signals(connection: Any, batch: pa.RecordBatch) -> pa.Table:
     """
     signals: pa.Table = connection.sql(query).to_arrow_table()
     connection.unregister("batch_documents")
-    return signals
+    return signals.cast(SIGNALS_SCHEMA)
 
 
 def _decisions(connection: Any, signals: pa.Table, config: CleanConfig) -> pa.Table:
