@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+# Two processes, each with whole files, so that what a file's tests share is made once.
+IN_PAIRS := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test test-fast check lock clean
 
@@ -16,10 +18,10 @@ run: .venv/.installed  ## the pipeline with the preset laptop; ARGS=--json, ARGS
 	@$(BIN)/millrace run --preset laptop $(ARGS)
 
 test: .venv/.installed
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(IN_PAIRS)
 
 test-fast: .venv/.installed
-	@$(BIN)/python -m pytest -m 'not slow and not server'
+	@$(BIN)/python -m pytest $(IN_PAIRS) -m 'not slow and not server'
 
 check: .venv/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

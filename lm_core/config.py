@@ -19,24 +19,24 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
-def Location(default: Any, *, description: str) -> Any:  # noqa: N802, it stands where Field stands
-    """A field that says where something is found (a path, an address): never part of an artifact's identity."""
-    return Field(default, description=description, json_schema_extra={"location": True})
+def Incidental(default: Any, *, description: str, **bounds: Any) -> Any:  # noqa: N802, it stands where Field stands
+    """A field that changes nothing in the result (a path, an interval): no part of an artifact's identity."""
+    return Field(default, description=description, json_schema_extra={"incidental": True}, **bounds)
 
 
-def is_location(field: FieldInfo) -> bool:
-    """Whether the field was declared with `Location`."""
-    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("location"))
+def is_incidental(field: FieldInfo) -> bool:
+    """Whether the field was declared with `Incidental`."""
+    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("incidental"))
 
 
 def identity_of(value: Any) -> Any:
-    """A configuration as JSON-ready values, without the fields that only say where things are."""
+    """A configuration as JSON-ready values, without the fields that change nothing in the result."""
     if isinstance(value, BaseModel):
         dumped = value.model_dump(mode="json")
         nested = (BaseModel, tuple, list)
         identity = {}
         for name, field in type(value).model_fields.items():
-            if not is_location(field):
+            if not is_incidental(field):
                 part = getattr(value, name)
                 identity[name] = identity_of(part) if isinstance(part, nested) else dumped[name]
         return identity

@@ -37,7 +37,7 @@ def connect(runtime: Runtime, *, folders: Sequence[Path] = ()) -> Iterator[duckd
         shutil.rmtree(spill, ignore_errors=True)
 
 
-def _settings(runtime: Runtime, spill: str) -> dict[str, str | int | bool]:
+def _settings(runtime: Runtime, spill: str) -> dict[str, str | bool | int | float | list[str]]:
     return {
         "memory_limit": f"{runtime.memory_limit_bytes}B",
         "threads": runtime.num_threads,

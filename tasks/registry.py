@@ -121,8 +121,7 @@ def register(runtime: Runtime, name: str, checkpoint: Checkpoint, scores: Mappin
         with mlflow.start_run(run_id=run_id):
             model = _log_model(name, checkpoint)
         # start_run ends the run it resumed; the journal sets the time at which the pipeline really ended.
-        if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name, description="Made by the flow corpus_to_model.")
+        _ensure_registered_model(client, name)
         version = client.create_model_version(name, model.model_uri, run_id, tags=tags, model_id=model.model_id)
         client.set_registered_model_alias(name, "challenger", version.version)
     except MlflowException as error:
@@ -132,6 +131,16 @@ def register(runtime: Runtime, name: str, checkpoint: Checkpoint, scores: Mappin
     memory.parent.mkdir(parents=True, exist_ok=True)
     memory.write_text(json.dumps({**asdict(registered), "digest": checkpoint.content_digest}))
     return registered
+
+
+def _ensure_registered_model(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description="Made by the flow corpus_to_model.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def _log_model(name: str, checkpoint: Checkpoint) -> Any:

@@ -2,20 +2,25 @@
 
 They are found through `<workspace>/servers.json`, started when there are none, and go on after a run so that its pages
 can be looked at; `stop` ends them. A server counts as ours only when the process that we started is alive (same
-process id and start time) and answers.
+process id and start time), listens on the port and answers: of two workspaces that start at the same moment, neither
+may talk to the other's server.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -44,8 +49,21 @@ class Server:
         return self.address + "/api" if self.service == "prefect" else self.address
 
     def answers(self, timeout_seconds: float = 2.0) -> bool:
-        """Whether its health page answers."""
-        return _answers(self.address + HEALTH[self.service], timeout_seconds)
+        """Whether its health page answers, and no stranger in its place."""
+        return self._listens() and _answers(self.address + HEALTH[self.service], timeout_seconds)
+
+    def _listens(self) -> bool:
+        """Whether the process that was started, or a child of it, holds the port."""
+        if self.pid is None:
+            return True
+        port = int(self.address.rpartition(":")[2])
+        try:
+            process = psutil.Process(self.pid)
+            family = [process, *process.children(recursive=True)]
+            sockets = [socket for member in family for socket in member.net_connections("tcp")]
+        except psutil.Error:
+            return False
+        return any(socket.status == psutil.CONN_LISTEN and socket.laddr.port == port for socket in sockets)
 
     def alive(self) -> bool:
         """Whether the very process that was started still runs."""
@@ -92,7 +110,8 @@ def begin(workspace: Path, services: tuple[str, ...], ports: dict[str, int] | No
     for service in services:
         server = find(workspace, service)
         if server is None:
-            server = _start(workspace, service, _choose_port(service, (ports or {}).get(service)))
+            with _reserved_port(service, (ports or {}).get(service)) as (port, reservation):
+                server = _start(workspace, service, port, reservation)
             _remember(workspace, server)
         servers[service] = server
     return servers
@@ -188,15 +207,28 @@ def port_is_free(port: int) -> bool:
     return True
 
 
-def _choose_port(service: str, asked: int | None) -> int:
-    if asked is not None:
-        if not port_is_free(asked):
-            raise TryLaterError(
-                f"port {asked} for the {service} server is in use; stop what uses it or name another --{service}-port"
-            )
-        return asked
-    if port_is_free(DEFAULT_PORTS[service]):
-        return DEFAULT_PORTS[service]
+@contextmanager
+def _reserved_port(service: str, asked: int | None) -> Iterator[tuple[int, int]]:
+    """A free port and the descriptor of a lock on it.
+
+    A server takes seconds until it listens; another that starts meanwhile must choose another port. The server inherits
+    the descriptor, so that the kernel frees the lock with the server's end.
+    """
+    for port in [asked] if asked is not None else [DEFAULT_PORTS[service], *(_any_free_port() for _ in range(20))]:
+        path = Path(tempfile.gettempdir()) / f"millrace-{os.getuid()}-port-{port}.lock"
+        with open(path, "a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            if port_is_free(port):
+                yield port, lock.fileno()
+                return
+    what = f"port {asked} for the {service} server is in use" if asked else f"no port is free for the {service} server"
+    raise TryLaterError(f"{what}; stop what uses it or name another with --{service}-port")
+
+
+def _any_free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -224,7 +256,7 @@ def _command(workspace: Path, service: str, port: int) -> tuple[list[str], dict[
     )
 
 
-def _start(workspace: Path, service: str, port: int) -> Server:
+def _start(workspace: Path, service: str, port: int, reservation: int) -> Server:
     command, settings = _command(workspace, service, port)
     for folder in (workspace / service, workspace / "logs"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -232,7 +264,13 @@ def _start(workspace: Path, service: str, port: int) -> Server:
     environment.pop("PREFECT_API_URL", None)
     with open(workspace / "logs" / f"{service}.log", "ab") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+            pass_fds=[reservation],
         )
     return Server(service, f"http://127.0.0.1:{port}", process.pid, psutil.Process(process.pid).create_time())
 

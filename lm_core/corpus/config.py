@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lm_core.config import Config, Location
+from lm_core.config import Config, Incidental
 
 
 class InstalledPackages(Config):
@@ -24,7 +24,7 @@ class LocalFiles(Config):
     """Files of one's own: text, Markdown, JSONL, CSV, Parquet; plain or compressed."""
 
     kind: Literal["local_files"] = Field("local_files", description="Which reader this is.")
-    path: str = Location(..., description="A file, a folder (read recursively) or a glob pattern.")
+    path: str = Incidental(..., description="A file, a folder (read recursively) or a glob pattern.")
     text_column: str | None = Field(None, description="Column that holds the text; found by its name when not given.")
     max_document_bytes: int = Field(
         32_000_000, ge=1_000, description="A longer document, line or cell is rejected: it bounds the memory."
@@ -41,7 +41,7 @@ class HubDataset(Config):
     split: str = Field("train", description="Split to read.")
     text_column: str | None = Field(None, description="Column that holds the text; found by its name when not given.")
     max_documents: int | None = Field(None, ge=1, description="Stop after that many documents.")
-    data_files: str | None = Location(None, description="Files for a local builder: a path or glob pattern.")
+    data_files: str | None = Incidental(None, description="Files for a local builder: a path or glob pattern.")
     max_document_bytes: int = Field(32_000_000, ge=1_000, description="A longer document is rejected.")
 
 

@@ -46,7 +46,7 @@ def language_of(text: str) -> str:
         language = _language_by_script(sample)
         if language:
             return language
-    votes = Counter(chain.from_iterable(map(_LANGUAGES_OF.get, filter(_LANGUAGES_OF.__contains__, _words(sample)))))
+    votes = Counter(chain.from_iterable(_LANGUAGES_OF.get(word, ()) for word in _words(sample)))
     # Of languages with as many votes the first in the table wins.
     return max(_FUNCTION_WORDS, key=votes.__getitem__) if votes else "und"
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from lm_core.config import Config, Location
+from lm_core.config import Config, Incidental
 
 
 class ValidateConfig(Config):
     """What a corpus must be before a model may be trained on it."""
 
-    contracts_folder: str | None = Location(
+    contracts_folder: str | None = Incidental(
         None,
         description="Folder of contracts (documents.yaml, fates.yaml, ...) that stand in for the built-in ones of the "
         "same name; their content counts as an input of the stage.",

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lm_core.artifact import Checkpoint, DownstreamData, ValidCorpus
+from lm_core.config import identity_of
 from lm_core.corpus.ledger import kept_examples
 from lm_core.downstream.classifier import PooledClassifier, save_finetuned
 from lm_core.downstream.config import FinetuneConfig
@@ -56,7 +57,7 @@ def finetune(
     )
     statistics["weights_sha256"] = save_finetuned(model, build.folder)
     shutil.copyfile(base.file("tokenizer.json"), build.folder / "tokenizer.json")
-    training = {"config": config.model_dump(mode="json"), "num_steps": statistics["num_steps"], "items": len(items)}
+    training = {"config": identity_of(config), "num_steps": statistics["num_steps"], "items": len(items)}
     (build.folder / "training.json").write_text(json.dumps(training, indent=1, sort_keys=True))
     return {"task": config.task, "from_random": config.from_random, "train_items": len(items), **statistics}
 

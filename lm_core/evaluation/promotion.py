@@ -1,8 +1,8 @@
 """The gate between challenger and champion: a decision with its evidence.
 
 Rule: the challenger must be better on the validation text (fewer bits per byte, both models measured on the
-challenger's validation text) and not worse on any downstream task both were scored on (its score must reach the lower end of the
-champion's interval). Without a champion the challenger is promoted.
+challenger's validation text) and not worse on any downstream task both were scored on (its score must reach the lower
+end of the champion's interval). Without a champion the challenger is promoted.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from lm_core.config import Config
+from lm_core.config import Config, Incidental
 
 
 class TokenizerConfig(Config):
@@ -71,7 +71,7 @@ class ModelConfig(Config):
 
 
 class OptimizationConfig(Config):
-    """How weights move, for pretraining and fine-tuning alike. Everything here changes the numbers."""
+    """How weights move, for pretraining and fine-tuning alike."""
 
     optimizer: Literal["sgd", "rmsprop", "adam", "adamw", "muon"] = Field(
         "muon", description="muon: torch.optim.Muon for the matrices of the blocks, AdamW for everything else."
@@ -103,6 +103,7 @@ class OptimizationConfig(Config):
     ema_decay: float = Field(0.0, ge=0, lt=1, description="Exponential moving average of the weights; 0: off.")
     patience: int = Field(0, ge=0, description="Evaluations without improvement before training stops; 0: never.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of initial weights, data order and dropout.")
+    checkpoint_seconds: float = Incidental(20.0, gt=0, description="Seconds between two checkpoints.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

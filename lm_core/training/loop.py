@@ -31,7 +31,6 @@ from lm_core.training.optimizer import OptimizerSet
 from lm_core.training.schedule import learning_rate_fraction
 from lm_core.training.throughput import flops_per_token, matmul_peak, peak_rss_bytes
 
-CHECKPOINT_SECONDS = 20.0
 MAX_SKIPPED_IN_A_ROW = 5
 DIVERGING_STEPS = 20
 SMOOTHING = 0.95
@@ -75,7 +74,6 @@ def train(
     build: Build,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
     num_evaluations: int = 1,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> dict[str, Any]:
     """Train in place, resuming from `build.work` when a run was interrupted there.
 
@@ -83,7 +81,6 @@ def train(
         batch_at: the whole batch of a step, a pure function of the step.
         evaluate: figures of the model on held-out data; "val_loss" among them serves early stopping.
         num_evaluations: evaluations, evenly spread; the last after the last step.
-        checkpoint_seconds: time between checkpoints; changes nothing in the result.
 
     Returns:
         num_parameters, num_steps, tokens, tokens_per_second, seconds, train_loss (nats, smoothed), skipped_steps,
@@ -94,7 +91,7 @@ def train(
         UserError: when the loss stays non-finite or diverges.
     """
     torch.set_num_threads(build.runtime.num_threads)
-    run = _Run(model, batch_at, config, num_steps, build, evaluate, num_evaluations, checkpoint_seconds)
+    run = _Run(model, batch_at, config, num_steps, build, evaluate, num_evaluations)
     with _sigterm(run.stop):
         return run.run()
 
@@ -111,12 +108,11 @@ class _Run:
         build: Build,
         evaluate: Callable[[nn.Module], dict[str, float]] | None,
         num_evaluations: int,
-        checkpoint_seconds: float,
     ) -> None:
         self.device = resolve_device(build.runtime.device)
         self.model = model.to(self.device)
         self.batch_at, self.config, self.num_steps, self.build = batch_at, config, num_steps, build
-        self.evaluate, self.checkpoint_seconds = evaluate, checkpoint_seconds
+        self.evaluate = evaluate
         self.evaluation_steps = {round(num_steps * (i + 1) / num_evaluations) for i in range(num_evaluations)}
         self.optimizer = OptimizerSet(model, config)
         self.checkpoints = Checkpointer(build.work, _determinism(self.device, config))
@@ -136,7 +132,7 @@ class _Run:
                 self._train_step()
                 if self.step in self.evaluation_steps:
                     self._evaluate()
-                if time.monotonic() - last_checkpoint > self.checkpoint_seconds:
+                if time.monotonic() - last_checkpoint > self.config.checkpoint_seconds:
                     self._checkpoint()
                     last_checkpoint = time.monotonic()
         except _Stopped:

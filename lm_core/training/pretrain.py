@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lm_core.artifact import TokenDataset, Tokenizer
+from lm_core.config import identity_of
 from lm_core.errors import UserError
 from lm_core.model.build import build_model
 from lm_core.model.language_model import LanguageModel
@@ -60,7 +61,7 @@ def pretrain(build: Build, config: PretrainConfig, *, tokens: TokenDataset, toke
     )
     statistics["weights_sha256"] = save_model(model, build.folder)
     shutil.copyfile(tokenizer.file("tokenizer.json"), build.folder / "tokenizer.json")
-    training = {"config": config.model_dump(mode="json"), "num_steps": statistics["num_steps"], "rows_per_step": rows}
+    training = {"config": identity_of(config), "num_steps": statistics["num_steps"], "rows_per_step": rows}
     (build.folder / "training.json").write_text(json.dumps(training, indent=1, sort_keys=True))
     return statistics
 

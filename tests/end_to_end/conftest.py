@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+# Two test processes share the cores: two threads each would wait for each other.
+THREADS = {"MILLRACE_THREADS": "1"}
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -38,7 +41,7 @@ class Millrace:
         }
         command = [sys.executable, "-m", "flows.cli", *arguments, "--workspace", str(self.workspace)]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, env=environment | settings, check=False
+            command, capture_output=True, text=True, timeout=timeout, env=environment | THREADS | settings, check=False
         )
         return Finished(done.returncode, done.stdout, done.stderr)
 

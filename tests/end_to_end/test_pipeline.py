@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import Millrace
+from tests.end_to_end.conftest import THREADS, Millrace
 
 pytestmark = pytest.mark.server
 FATES = {"kept", "quality", "exact_duplicate", "near_duplicate", "contaminated", "quarantined", "removed"}
@@ -155,12 +156,15 @@ def test_bad_schedule_is_one_line(millrace, smoke_run):
 
 @pytest.mark.slow
 def test_killed_in_pretraining_resumes_to_the_same_weights(millrace: Millrace, smoke_run, tmp_path: Path):
-    settings = ["--preset", "smoke", "--until", "pretrain", "--set", "pretrain.train_tokens=614400", "--json"]
+    settings = ["--preset", "smoke", "--until", "pretrain", "--set", "pretrain.train_tokens=245760", "--json"]
+    settings += ["--set", "pretrain.optimization.checkpoint_seconds=0.3"]
     undisturbed = millrace("run", *settings).json["weights_sha256"]
     other = Millrace(tmp_path / "workspace")
     command = [sys.executable, "-m", "flows.cli", "run", *settings, "--workspace", str(other.workspace)]
     try:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | THREADS
+        )
         deadline = time.monotonic() + 200
         while not list(other.workspace.glob("work/pretrain/*/*/*.safetensors")) and time.monotonic() < deadline:
             assert process.poll() is None, "it finished before it could be killed"

@@ -39,9 +39,7 @@ def test_bad_settings_are_one_clear_line(setting, words):
 def test_toml_then_data_then_settings(tmp_path):
     file = tmp_path / "run.toml"
     file.write_text("[pretrain]\ntrain_tokens = 4096\n[train_tokenizer]\nvocab_size = 400\n")
-    config = load_config(
-        preset("smoke"), toml=file, data=str(tmp_path), settings=["train_tokenizer.vocab_size=500"]
-    )
+    config = load_config(preset("smoke"), toml=file, data=str(tmp_path), settings=["train_tokenizer.vocab_size=500"])
     assert config.pretrain.train_tokens == 4096
     assert config.train_tokenizer.vocab_size == 500
     assert config.collect.sources[0].kind == "local_files"

@@ -1,5 +1,6 @@
 """Pretraining as the pipeline runs it, killed and resumed."""
 
+import itertools
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from lm_core.training.pretrain import pretrain
 from tests.training.corpus_files import new_build
 
 MODEL = ModelConfig(num_layers=2, d_model=32, num_heads=2, num_kv_heads=2, d_ff=64)
-OPTIMIZATION = OptimizationConfig(batch_tokens=256, micro_batch_tokens=128)
+OPTIMIZATION = OptimizationConfig(batch_tokens=256, micro_batch_tokens=128, checkpoint_seconds=0.2)
 CONFIG = PretrainConfig(
     model=MODEL, optimization=OPTIMIZATION, train_tokens=256 * 40, validation_tokens=640, num_evaluations=2
 )
@@ -44,10 +45,9 @@ from lm_core.artifact import TokenDataset, Tokenizer
 from lm_core.errors import MillraceError
 from lm_core.runtime import Runtime
 from lm_core.store import Build
-from lm_core.training import loop, pretrain
+from lm_core.training import pretrain
 from lm_core.training.config import PretrainConfig
 tokens, tokenizer, folder, work, config, threads = sys.argv[1:]
-loop.train.__kwdefaults__["checkpoint_seconds"] = 0.2
 build = Build(Path(folder), Path(work), Runtime(device="cpu", num_threads=int(threads)))
 try:
     statistics = pretrain.pretrain(
@@ -122,18 +122,23 @@ def test_a_stopped_run_ends_with_the_weights_of_an_undisturbed_one(tokens, token
     assert resumed["val_bits_per_byte"] == undisturbed["val_bits_per_byte"]
 
 
+MODES = list(itertools.product([1, 2], [False, True], ["adamw", "muon"], ["fp32", "bf16"]))
+# The others take a quarter of an hour: `pytest -m exhaustive`.
+TESTED_ALWAYS = {(1, False, "muon", "bf16"), (2, False, "adamw", "fp32"), (2, True, "muon", "bf16")}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("threads", "compiled", "optimizer", "precision"),
+    [pytest.param(*mode, marks=[] if mode in TESTED_ALWAYS else pytest.mark.exhaustive) for mode in MODES],
+)
 def test_resume_is_exact_in_every_mode(tokens, tokenizer, tmp_path, threads, compiled, optimizer, precision):
     changes = {"compile": compiled, "optimizer": optimizer, "precision": precision}
     config = LONGER.model_copy(update={"optimization": OPTIMIZATION.model_copy(update=changes)})
     whole = start(tokens, tokenizer, tmp_path / "whole", config, threads)
     output, errors = whole.communicate(timeout=300)
     assert whole.returncode == 0, errors
-    resumed = run_disturbed(tokens, tokenizer, tmp_path / "stopped", config, signal.SIGKILL, threads, (30, 60))
+    resumed = run_disturbed(tokens, tokenizer, tmp_path / "stopped", config, signal.SIGKILL, threads)
     assert resumed["weights_sha256"] == json.loads(output.splitlines()[-1])["weights_sha256"]
 
 
