@@ -51,7 +51,7 @@ def laptop() -> PipelineConfig:
         pretrain=PretrainConfig(
             model=ModelConfig(num_layers=4, d_model=192, num_heads=3, num_kv_heads=3, d_ff=512),
             optimization=OptimizationConfig(precision=precision),
-            train_tokens=1_400_000,
+            train_tokens=1_200_000,
             validation_tokens=65_536,
             num_evaluations=4,
         ),

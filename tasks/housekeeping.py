@@ -10,6 +10,7 @@ from lm_core.artifact import MANIFEST
 from lm_core.runtime import Runtime
 from lm_core.stages import PIPELINE
 from lm_core.store import Store, read_manifest
+from tasks.reports import report_path
 
 
 def collect_garbage(workspace: Path, *, delete: bool) -> list[tuple[Path, int]]:
@@ -34,4 +35,5 @@ def collect_garbage(workspace: Path, *, delete: bool) -> list[tuple[Path, int]]:
     if delete:
         for path, _ in loose:
             shutil.rmtree(path, ignore_errors=True)
+            report_path(workspace, path.parent.name, path.name).unlink(missing_ok=True)
     return loose

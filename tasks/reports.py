@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -33,6 +34,11 @@ class Report:
 
     markdown: str
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def report_path(workspace: Path, stage: str, fingerprint: str) -> Path:
+    """Where the Markdown of an artifact's report is kept."""
+    return workspace / "reports" / stage / f"{fingerprint}.md"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
