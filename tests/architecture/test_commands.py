@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flows.cli import HANDLERS, build_parser
+from flows.cli import build_parser
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -16,8 +16,8 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
 
 
 def test_every_command_has_a_handler_and_stands_in_the_readme():
-    assert set(_commands()) == set(HANDLERS)
-    for name in _commands():
+    for name, command in _commands().items():
+        assert callable(command.get_default("handler"))
         assert f"millrace {name}" in README, f"README.md does not show `millrace {name}`"
 
 

@@ -101,7 +101,7 @@ def test_explain_and_funnel(millrace, smoke_run):
 
 
 def test_export_has_the_stock_layout(millrace, smoke_run, tmp_path):
-    done = millrace("export", str(tmp_path / "hf"), "--model", "millrace-smoke", "--json")
+    done = millrace("export", "millrace-smoke", str(tmp_path / "hf"), "--to", "hf", "--json")
     assert done.code == 0, done.stderr
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert config["architectures"] == ["Qwen3ForCausalLM"]

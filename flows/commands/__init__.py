@@ -1,0 +1,1 @@
+"""The commands, a module for each group; each module adds its own to the parser."""

@@ -1,0 +1,131 @@
+"""What several commands share: their options, the servers they need, how they speak."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+Options = argparse.Namespace
+Handler = Callable[[Options], dict[str, Any]]
+DEFAULT_MODEL = "millrace"
+MODEL_HELP = "NAME, NAME@ALIAS or NAME/VERSION of a registered model; an alias or a version alone is one of millrace"
+
+
+class AddCommand(Protocol):
+    """Adds one command to the parser: name, help text, what it does, and the groups of options it takes."""
+
+    def __call__(
+        self, name: str, text: str, handler: Handler, *groups: Callable[[argparse.ArgumentParser], None]
+    ) -> argparse.ArgumentParser: ...
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """What every command takes."""
+    parser.add_argument("--workspace", type=Path, default=Path("workspace"), metavar="DIR",
+                        help="folder of all state (default: ./workspace)")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and the logs of the servers' clients")
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """The configuration of the pipeline."""
+    parser.add_argument(
+        "--preset", default="laptop", metavar="NAME", help="smoke, laptop, real or gpu (default: laptop)"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file whose values change the preset")
+    parser.add_argument("--data", metavar="DIR", help="folder, file or glob with your own text")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", dest="settings",
+                        help="change one value, e.g. pretrain.model.num_layers=6; may be repeated")  # fmt: skip
+    parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
+
+
+def add_ports(parser: argparse.ArgumentParser) -> None:
+    """Ports of the managed servers."""
+    parser.add_argument("--prefect-port", type=int, metavar="PORT", help="port of the Prefect server (default: 4200)")
+    parser.add_argument("--mlflow-port", type=int, metavar="PORT", help="port of the MLflow server (default: 5000)")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """A model as options."""
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, metavar="MODEL", help=f"{MODEL_HELP} (default: {DEFAULT_MODEL})"
+    )
+    parser.add_argument("--version", dest="model_version", metavar="N|ALIAS",
+                        help="version number or alias (default: champion)")  # fmt: skip
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """A model named as the first argument."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+
+
+def add_generation(parser: argparse.ArgumentParser) -> None:
+    """A model and how it writes."""
+    add_model(parser)
+    parser.add_argument("--max-new-tokens", type=int, default=80, metavar="N", help="longest answer (default: 80)")
+    parser.add_argument("--temperature", type=float, default=0.7, metavar="T",
+                        help="0 takes the likeliest token; higher is freer (default: 0.7)")  # fmt: skip
+    parser.add_argument("--top-k", type=int, default=50, metavar="K", help="choose among the K likeliest (default: 50)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampling (default: 0)")
+
+
+def load_config(options: Options) -> Any:
+    """The preset with the changes asked for."""
+    from flows.config import load_config
+    from flows.presets import preset
+
+    return load_config(preset(options.preset), toml=options.config, data=options.data, settings=options.settings)
+
+
+def use_servers(options: Options, services: tuple[str, ...]) -> dict[str, Any]:
+    """Find or start servers and point this process at them; waits for Prefect only, MLflow gets ready meanwhile."""
+    from tasks import servers
+    from tasks.environment import use_addresses
+
+    ports = {name: port for name in services if (port := getattr(options, f"{name}_port", None)) is not None}
+    found = servers.begin(options.workspace, services, ports)
+    if "prefect" in found:
+        servers.wait(found["prefect"], options.workspace)
+    elif "mlflow" in found:
+        servers.wait(found["mlflow"], options.workspace)
+    addresses = {name: server.api for name, server in found.items()}
+    use_addresses(prefect_api=addresses.get("prefect"), mlflow=addresses.get("mlflow"))
+    return found
+
+
+def model_and_version(options: Options) -> tuple[str, str | None]:
+    """Registered name and version (number or alias) of what was typed: MLflow's own way to write a model."""
+    name, version = options.model, getattr(options, "model_version", None)
+    for separator in "@/":
+        if separator in name and version is None:
+            name, _, version = name.partition(separator)
+    if version is None and (name.isdigit() or name in ("champion", "challenger", "previous")):
+        name, version = DEFAULT_MODEL, name
+    return name, version
+
+
+def checkpoint(options: Options) -> tuple[Any, Path]:
+    """The version asked for and the folder of its checkpoint."""
+    use_servers(options, ("mlflow",))
+    from lm_core.runtime import Runtime
+    from tasks import registry
+
+    version = registry.find_version(*model_and_version(options))
+    return version, registry.checkpoint_folder(version, Runtime())
+
+
+_stdout_is_for_json = False
+
+
+def keep_stdout_for_json(wanted: bool) -> None:
+    """What is said from now on goes to stderr."""
+    global _stdout_is_for_json
+    _stdout_is_for_json = wanted
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Words for a person: on stdout, unless stdout is for JSON."""
+    print(text, end=end, file=sys.stderr if _stdout_is_for_json else sys.stdout, flush=True)

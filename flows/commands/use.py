@@ -1,0 +1,114 @@
+"""Use a registered model: complete, talk, score, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flows.commands.arguments import (
+    DEFAULT_MODEL,
+    AddCommand,
+    Options,
+    add_generation,
+    add_model_argument,
+    checkpoint,
+    say,
+    use_servers,
+)
+
+
+def add(command: AddCommand) -> None:
+    """`generate`, `chat`, `score`, `export`."""
+    generate = command("generate", "complete a text with the champion", _generate, add_generation)
+    generate.add_argument("prompt", help="the text to go on from")
+    chat = command("chat", "talk to the champion", _chat, add_generation)
+    chat.add_argument("--once", metavar="TEXT", help="ask one question and end")
+    score = command("score", "log-probability of each token of a text", _score, add_model_argument)
+    score.add_argument("--text", required=True, help="the text to score")
+    export = command("export", "write a model as a folder that other programs load", _export, add_model_argument)
+    export.add_argument("folder", type=Path, metavar="DIR", help="where to write; must not exist")
+    export.add_argument("--to", choices=("hf",), default="hf", help="hf: transformers, vLLM and others (default)")
+
+
+def _generate(options: Options) -> dict[str, Any]:
+    version, folder = checkpoint(options)
+    from lm_core.model.conversation import Speaker
+
+    pieces = []
+    for piece in Speaker(folder).complete(options.prompt, **_sampling(options)):
+        pieces.append(piece)
+        say(piece, end="")
+    say("")
+    return {"model": version.name, "version": str(version.version), "prompt": options.prompt, "text": "".join(pieces)}
+
+
+def _chat(options: Options) -> dict[str, Any]:
+    if options.model == DEFAULT_MODEL and options.model_version is None:
+        options.model = _best_for_chat(options)
+    version, folder = checkpoint(options)
+    from lm_core.model.conversation import Speaker
+
+    speaker = Speaker(folder)
+    turns = []
+    if options.once is None:
+        say(f"{version.name} version {version.version}. An empty line or Ctrl-D ends.")
+    while True:
+        question = options.once or _ask()
+        if not question:
+            break
+        pieces = []
+        for piece in speaker.answer(question, **_sampling(options)):
+            pieces.append(piece)
+            say(piece, end="")
+        say("")
+        turns.append({"user": question, "model": "".join(pieces)})
+        if options.once:
+            break
+    return {"model": version.name, "version": str(version.version), "turns": turns}
+
+
+def _best_for_chat(options: Options) -> str:
+    """The fine-tune that answers questions, when it is in service; else the base model."""
+    use_servers(options, ("mlflow",))
+    from tasks import registry
+
+    talker = f"{DEFAULT_MODEL}-answer"
+    return talker if registry.version_with_alias(talker, "champion") else DEFAULT_MODEL
+
+
+def _ask() -> str:
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""
+
+
+def _sampling(options: Options) -> dict[str, Any]:
+    return {
+        "max_new_tokens": options.max_new_tokens,
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "seed": options.seed,
+    }
+
+
+def _score(options: Options) -> dict[str, Any]:
+    _, folder = checkpoint(options)
+    from lm_core.model.conversation import Speaker
+
+    result = Speaker(folder).score(options.text)
+    say(f"{len(result['ids'])} tokens, {sum(result['logprobs']):.3f} nats")
+    return result
+
+
+def _export(options: Options) -> dict[str, Any]:
+    from lm_core.errors import UserError
+
+    if options.folder.exists():
+        raise UserError(f"{options.folder} exists already; name a folder that does not")
+    version, folder = checkpoint(options)
+    from lm_core.model.export import export_huggingface
+
+    export_huggingface(folder, options.folder)
+    say(f"{version.name} version {version.version} is in {options.folder}")
+    return {"model": version.name, "version": str(version.version), "folder": str(options.folder)}
