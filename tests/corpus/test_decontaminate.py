@@ -1,9 +1,11 @@
 """Decontamination: a training document that holds a test example goes, a form that many documents share stays."""
 
+import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from lm_core.corpus.config import DecontaminateConfig
-from lm_core.corpus.decontaminate import decontaminate
+from lm_core.corpus.decontaminate import decontaminate, split_overlaps
 from lm_core.store import Build
 from tests.corpus.tiny_ledger import document, example, tables, write
 
@@ -42,3 +44,30 @@ def test_up_to_the_bound_every_document_that_holds_an_example_goes(tmp_path):
     texts = {f"letter {number}": f"{FORM}. This is letter number {number}." for number in range(5)}
     found, _ = dropped(tmp_path, texts, DecontaminateConfig(max_documents_per_item=5))
     assert found == set(texts)
+
+
+def test_overlaps_between_splits_are_found():
+    story = " ".join(f"word{n}" for n in range(40))
+    items = [
+        ("a", "train", "Thank you!"), ("b", "test", "thank you"), ("c", "train", story + " more"),
+        ("d", "validation", story), ("e", "validation", story + " end"), ("f", "train", "Thank them"),
+        ("g", "train", "Thank you!"), ("h", "test", "?!"), ("i", "train", "?!"),
+    ]  # fmt: skip
+    table = pa.Table.from_pylist([dict(zip(("item_id", "split", "text"), item, strict=True)) for item in items])
+    found = split_overlaps(table).to_pylist()
+    assert [(row["item_id"], row["held_out_id"]) for row in found] == [("a", "b"), ("c", "d"), ("c", "e"), ("g", "b")]
+    assert [row["jaccard"] == 1 for row in found] == [True, False, False, True]
+
+
+@pytest.mark.parametrize(("name", "column", "shared"), [("sst2", "text", 2), ("goemotions", "text", 32)])
+def test_known_overlaps_of_official_splits_are_found(data_bundle, name, column, shared):
+    folder = data_bundle / "finetune" / f"sentiment_{name}"
+    splits = {split: pq.read_table(folder / f"{split}.parquet")[column].to_pylist() for split in ("train", "test")}
+    items = [
+        {"item_id": f"{split}-{n}", "split": split, "text": text}
+        for split, texts in splits.items()
+        for n, text in enumerate(texts)
+    ]
+    text = {item["item_id"]: item["text"] for item in items}
+    found = split_overlaps(pa.Table.from_pylist(items)).to_pylist()
+    assert len({text[row["item_id"]] for row in found if text[row["item_id"]] == text[row["held_out_id"]]}) == shared
