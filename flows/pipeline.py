@@ -18,7 +18,7 @@ from prefect.runtime import flow_run
 
 from flows.config import PipelineConfig
 from flows.presets import laptop
-from flows.scorecard import score_card
+from flows.scorecard import as_markdown, headline_metrics, score_card
 from flows.wiring import Products, Until, UntilReached, corpus_to_model
 from lm_core import stages
 from lm_core.artifact import Checkpoint, Evaluation
@@ -101,15 +101,19 @@ def _run(config: PipelineConfig, until: Until) -> dict[str, Any]:
         with PeakMemory(lambda: managed_pids(runtime.workspace)) as memory, contextlib.suppress(UntilReached):
             products = corpus_to_model(config, runner)
             registered, alias = _release(config, runner, products)
+        seconds, peak_rss_mb = time.monotonic() - started, memory.peak_bytes // 1_000_000
+        card = score_card(runner, registered, alias, seconds, peak_rss_mb, config.registry.model_name)
+        create_markdown_artifact(as_markdown(card), key="score-card", description=f"what {flow_run.name} came to")
+        if journal.started:
+            journal.metrics(journal.key, headline_metrics(card))
+            journal.write("text", journal.key, name="score-card.md", text=as_markdown(card))
         status = "FINISHED"
     finally:
         if journal.started:
             journal.end(journal.key, status)
             journal.stop_forwarder()
             forward_unsent(runtime.workspace)
-    name = config.registry.model_name
-    seconds = time.monotonic() - started
-    return score_card(runner, registered, alias, seconds, memory.peak_bytes // 1_000_000, name)
+    return card
 
 
 def _release(

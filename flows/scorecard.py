@@ -10,8 +10,9 @@ from rich.table import Table
 
 from lm_core.artifact import Artifact, ValidCorpus
 from lm_core.corpus.ledger import fate_counts
-from tasks.display import amount, duration
+from tasks.display import duration
 from tasks.registry import Registered
+from tasks.reports import table as markdown_table
 from tasks.stage import StageRunner
 
 SOURCES_SHOWN = 8
@@ -91,7 +92,7 @@ def funnel_table(corpus: Mapping[str, Any]) -> Table:
     """Fates by source, the biggest sources first."""
     fates = [fate for fate, count in corpus["fates"].items() if count]
     table = Table(title="Corpus: every document has one fate", title_justify="left")
-    table.add_column("source")
+    table.add_column("source", no_wrap=True, min_width=12)
     for heading in ("collected", *fates):
         table.add_column(heading.replace("_", " "), justify="right")
     ranked = sorted(corpus["by_source"].items(), key=lambda item: -item[1]["collected"])
@@ -105,7 +106,7 @@ def funnel_table(corpus: Mapping[str, Any]) -> Table:
 
 
 def _language(scores: Mapping[str, Any]) -> Table:
-    table = Table(title="Validation text (bits per byte, lower is better)", title_justify="left")
+    table = Table(title="Validation text (lower is better)", title_justify="left")
     table.add_column("system")
     table.add_column("bits per byte", justify="right")
     low, high = scores.get("val_low"), scores.get("val_high")
@@ -118,16 +119,63 @@ def _language(scores: Mapping[str, Any]) -> Table:
 
 def _downstream(tasks: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table(title="Downstream tasks (held-out documents)", title_justify="left")
-    for heading in ("task", "metric", "score", "interval", "items", "baselines"):
+    for heading in _TASK_HEADINGS:
         table.add_column(heading)
-    for task, scores in tasks.items():
-        baselines = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores["baselines"].items())
-        table.add_row(
-            task,
-            str(scores["metric"]),
-            f"[bold]{scores['score']:.3f}[/]",
-            f"{scores['low']:.3f}-{scores['high']:.3f}",
-            amount(scores["items"]),
-            baselines,
-        )
+    for row in _task_rows(tasks):
+        table.add_row(*row)
     return table
+
+
+_TASK_HEADINGS = ("task", "metric", "score", "interval", "random weights", "best other baseline")
+
+
+def _task_rows(tasks: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for task, scores in tasks.items():
+        others = {name: value for name, value in scores["baselines"].items() if name != "random_weights"}
+        best = max(others, key=lambda name: others[name]) if others else None
+        rows.append(
+            (
+                task,
+                str(scores["metric"]),
+                f"{scores['score']:.3f}",
+                f"{scores['low']:.3f} to {scores['high']:.3f}",
+                f"{scores['baselines'].get('random_weights', float('nan')):.3f}",
+                f"{others[best]:.3f} {best.replace('_', ' ')}" if best else "",
+            )
+        )
+    return rows
+
+
+def as_markdown(card: Mapping[str, Any]) -> str:
+    """The card as Markdown, for Prefect and MLflow."""
+    model = f"{card['model']} version {card['version']} is {card['alias']}" if card["model"] else "no model registered"
+    parts = [f"# Score card: {model}"]
+    if card["corpus"]:
+        fates = [(fate.replace("_", " "), count) for fate, count in card["corpus"]["fates"].items() if count]
+        parts += ["## Documents by fate", markdown_table(("fate", "documents"), fates)]
+    pretrain = card["pretrain"]
+    if pretrain.get("baseline_bits_per_byte"):
+        systems = [("this model", pretrain["val_bits_per_byte"]), *pretrain["baseline_bits_per_byte"].items()]
+        parts += [
+            "## Validation text, bits per byte (lower is better)",
+            markdown_table(("system", "bits per byte"), systems),
+        ]
+    if card["downstream"]:
+        parts += ["## Downstream tasks", markdown_table(_TASK_HEADINGS, _task_rows(card["downstream"]))]
+    return "\n\n".join(parts)
+
+
+def headline_metrics(card: Mapping[str, Any]) -> dict[str, float]:
+    """The figures by which whole runs are compared in MLflow."""
+    corpus, pretrain = card["corpus"], card["pretrain"]
+    metrics = {
+        "documents_collected": corpus.get("collected"),
+        "documents_kept": corpus.get("kept"),
+        "val_bits_per_byte": pretrain.get("val_bits_per_byte"),
+        "tokens_per_second": pretrain.get("tokens_per_second"),
+        "seconds": card["seconds"],
+        "peak_rss_mb": card["peak_rss_mb"],
+        **{f"{task}_{scores['metric']}": scores["score"] for task, scores in card["downstream"].items()},
+    }
+    return {name: float(value) for name, value in metrics.items() if value is not None}

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 LOG_EVERY_SECONDS = 10.0
+WIDTH_OF_A_FILE = 120  # columns, where no terminal says how many it has
 
 
 def amount(value: float) -> str:
@@ -45,6 +46,8 @@ class Display:
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        if not self.console.is_terminal:
+            self.console.width = WIDTH_OF_A_FILE
         self.live = (
             Progress(
                 SpinnerColumn(finished_text="[green]✓"),

@@ -65,24 +65,26 @@ def loss_curve(journal: Path) -> bytes | None:
 
 
 def funnel(by_source: Mapping[str, Mapping[str, Any]], limit: int = 20) -> bytes:
-    """Fates by source as stacked bars, the biggest sources first; the rest is summed up."""
+    """Fates by source as shares of its documents, the biggest sources first; the rest is summed up."""
     ranked = sorted(by_source.items(), key=lambda item: -item[1]["collected"])
     rows = [(name, dict(counts["fates"])) for name, counts in ranked[:limit]]
     rest = ranked[limit:]
     if rest:
         fates = {fate: sum(counts["fates"].get(fate, 0) for _, counts in rest) for fate in FATE_COLOURS}
         rows.append((f"{len(rest)} more sources", fates))
-    figure, axes = _figure(7.2, 0.9 + 0.26 * len(rows))
+    figure, axes = _figure(7.2, 1.0 + 0.26 * len(rows))
     left = [0.0] * len(rows)
-    names = [name for name, _ in rows]
+    totals = [max(sum(fates.values()), 1) for _, fates in rows]
+    names = [f"{name}  {total:,}" for (name, _), total in zip(rows, totals, strict=True)]
     for fate, colour in FATE_COLOURS.items():
-        widths = [float(fates.get(fate, 0)) for _, fates in rows]
+        widths = [100 * fates.get(fate, 0) / total for (_, fates), total in zip(rows, totals, strict=True)]
         if any(widths):
             axes.barh(names, widths, left=left, color=colour, label=fate.replace("_", " "), height=0.72)
             left = [a + b for a, b in zip(left, widths, strict=True)]
     axes.invert_yaxis()
-    axes.set_xlabel("documents")
-    axes.legend(frameon=False, loc="lower right")
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("share of the documents collected, in percent")
+    figure.legend(frameon=False, loc="outside upper center", ncols=4, fontsize=9)
     return _png(figure)
 
 
@@ -94,7 +96,9 @@ def score_bars(scores: Sequence[tuple[str, float]], metric: str, low: float, hig
     axes.barh(names, values, color=[ACCENT] + [QUIET] * (len(scores) - 1), height=0.66)
     axes.errorbar([values[0]], [0], xerr=[[max(values[0] - low, 0)], [max(high - values[0], 0)]], color=INK, capsize=3)
     for place, value in enumerate(values):
-        axes.text(value, place, f"  {value:.3f}", va="bottom" if place == 0 else "center", color=INK, fontsize=9)
+        end = max(high, value) if place == 0 else value
+        axes.text(end, place, f"  {value:.3f}", va="center", color=INK, fontsize=9)
+    axes.margins(x=0.12)
     axes.invert_yaxis()
     axes.set_xlabel(metric.replace("_", " "))
     return _png(figure)

@@ -100,7 +100,9 @@ def _memory(runtime: Runtime, name: str, checkpoint: Checkpoint) -> Path:
     return runtime.workspace / "registered" / f"{name}-{checkpoint.content_digest[:32]}.json"
 
 
-def register(runtime: Runtime, name: str, checkpoint: Checkpoint, scores: Mapping[str, Any], run_id: str) -> Registered:
+def register(
+    runtime: Runtime, name: str, checkpoint: Checkpoint, scores: Mapping[str, Any], description: str, run_id: str
+) -> Registered:
     """Log the model without pickle and register it; it becomes `challenger`.
 
     Raises:
@@ -120,9 +122,13 @@ def register(runtime: Runtime, name: str, checkpoint: Checkpoint, scores: Mappin
     try:
         with mlflow.start_run(run_id=run_id):
             model = _log_model(name, checkpoint)
+            figures = {name: float(value) for name, value in scores.items() if isinstance(value, int | float)}
+            mlflow.log_metrics(figures, model_id=model.model_id)
         # start_run ends the run it resumed; the journal sets the time at which the pipeline really ended.
         _ensure_registered_model(client, name)
-        version = client.create_model_version(name, model.model_uri, run_id, tags=tags, model_id=model.model_id)
+        version = client.create_model_version(
+            name, model.model_uri, run_id, tags=tags, model_id=model.model_id, description=description
+        )
         client.set_registered_model_alias(name, "challenger", version.version)
     except MlflowException as error:
         raise TryLaterError(f"MLflow refused the model {name}: {str(error).splitlines()[0]}") from error

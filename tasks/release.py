@@ -18,6 +18,7 @@ from lm_core.evaluation.promotion import Decision, decide
 from lm_core.runtime import Runtime
 from tasks import registry
 from tasks.registry import Registered
+from tasks.reports import table
 from tasks.servers import wait_for_mlflow
 from tasks.tracking import Journal, forward
 
@@ -46,7 +47,8 @@ def register(
         ) from error
     for name, key in keys.items():
         checkpoint, evaluation = models[name]
-        result[name] = registry.register(runtime, name, checkpoint, headline_scores(evaluation), runs[key])
+        scores, description = headline_scores(evaluation), describe_scores(evaluation)
+        result[name] = registry.register(runtime, name, checkpoint, scores, description, runs[key])
         journal.end(key, "FINISHED")
     return {name: result[name] for name in models}
 
@@ -55,6 +57,18 @@ def headline_scores(evaluation: Evaluation) -> dict[str, Any]:
     """The scores that go with a version as a tag."""
     wanted = ("metric", "score", "low", "high", "items", "val_bits_per_byte")
     return {name: evaluation.statistics[name] for name in wanted if name in evaluation.statistics}
+
+
+def describe_scores(evaluation: Evaluation) -> str:
+    """The description of a version: its scores beside the baselines', in Markdown."""
+    found = evaluation.statistics
+    if "score" in found:
+        ours = f"{found['score']:.3f} ({found['low']:.3f} to {found['high']:.3f}, {found['items']} held-out items)"
+        rows = [("this model", ours), *((name, f"{value:.3f}") for name, value in found["baselines"].items())]
+        return table(("system", str(found["metric"]).replace("_", " ")), rows)
+    ours = f"{found['val_bits_per_byte']:.3f} ({found['val_low']:.3f} to {found['val_high']:.3f})"
+    rows = [("this model", ours), *((name, f"{value:.3f}") for name, value in found["baseline_bits_per_byte"].items())]
+    return table(("system", "bits per byte on validation text, lower is better"), rows)
 
 
 @task(name="promote", task_run_name="promote", cache_policy=NO_CACHE, persist_result=False)

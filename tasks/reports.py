@@ -64,10 +64,10 @@ def _figures(statistics: Mapping[str, Any]) -> str:
     return table(("figure", "value"), rows)
 
 
-def report_on(artifact: Artifact, store: Store) -> Report:
+def report_on(artifact: Artifact, store: Store, title: str) -> Report:
     """The report of a stage, chosen by the kind of its artifact."""
     body = _REPORTS[type(artifact)](artifact, store)
-    head = f"# {artifact.stage.replace('_', ' ')}\n\n"
+    head = f"# {title}\n\n"
     tail = f"\n\n`{artifact.stage}/{artifact.fingerprint}`, content `{artifact.content_digest[:16]}`\n"
     return Report(head + body.markdown + tail, body.pictures)
 
@@ -160,7 +160,22 @@ def _evaluation(artifact: Artifact, store: Store) -> Report:
         return Report(f"{_picture('bits per byte', picture)}\n\n{_figures(scores)}", {"scores.png": picture})
     bars = [("this model", float(scores["score"])), *((n, float(v)) for n, v in scores["baselines"].items())]
     picture = pictures.score_bars(bars, scores["metric"], float(scores["low"]), float(scores["high"]))
-    return Report(f"{_picture(scores['metric'], picture)}\n\n{_figures(scores)}", {"scores.png": picture})
+    parts = [_picture(scores["metric"], picture), _gain(scores), _figures(scores), "## A few predictions"]
+    predictions = pq.read_table(artifact.file("predictions.parquet")).to_pylist()
+    ours = [row for row in predictions if row["system"] == "model"][:SAMPLE_ROWS]
+    cells = [tuple(str(row[name])[:160] for name in ("prediction", "target", "score")) for row in ours]
+    return Report("\n\n".join([*parts, table(("written", "wanted", "score"), cells)]), {"scores.png": picture})
+
+
+def _gain(scores: Mapping[str, Any]) -> str:
+    """What pretraining brought, in a sentence."""
+    gain = scores.get("gain_over_random_weights")
+    if not gain:
+        return ""
+    return (
+        f"Against the same model fine-tuned from random weights: {gain['mean']:+.3f} "
+        f"(95 % interval {gain['low']:+.3f} to {gain['high']:+.3f})."
+    )
 
 
 _REPORTS: dict[type[Artifact], Callable[[Artifact, Store], Report]] = {

@@ -109,18 +109,18 @@ class StageRunner:
             if run_key:
                 self.journal.end(run_key, "FAILED")
             raise
-        report = self._report(artifact, cached)
+        report = self._report(artifact, name, cached)
         create_markdown_artifact(report.markdown, key=stage.name.replace("_", "-"), description=name)
         if run_key:
             self._track(run_key, artifact, report.markdown, report.pictures)
         return artifact, cached
 
-    def _report(self, artifact: Artifact, cached: bool) -> Report:
+    def _report(self, artifact: Artifact, name: str, cached: bool) -> Report:
         """The report of an artifact; of a cached one the text that was kept, for drawing takes a tenth of a second."""
         kept = report_path(self.runtime.workspace, artifact.stage, artifact.fingerprint)
         if cached and kept.exists():
             return Report(kept.read_text())
-        report = report_on(artifact, self.store)
+        report = report_on(artifact, self.store, name)
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(report.markdown)
         return report

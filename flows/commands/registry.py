@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flows.commands.arguments import AddCommand, Options, add_model, model_and_version, say, use_servers
@@ -20,11 +21,17 @@ def _models(options: Options) -> dict[str, Any]:
 
     rows = registry.list_versions()
     for row in rows:
-        scores = ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in row["scores"].items() if isinstance(v, float))
-        say(f"{row['model']:<24} {row['version']:>3}  {', '.join(row['aliases']):<24} {scores}")
+        say(f"{row['model']:<24} {row['version']:>3}  {', '.join(row['aliases']):<24} {_in_words(row['scores'])}")
     if not rows:
         say("no model is registered yet; `millrace run` makes one")
     return {"models": rows}
+
+
+def _in_words(scores: Mapping[str, Any]) -> str:
+    """A score with its metric and interval; empty when the version carries none."""
+    name = str(scores.get("metric", "bits per byte")).replace("_", " ")
+    score = scores.get("score", scores.get("val_bits_per_byte"))
+    return f"{name} {score:.3f} ({scores['low']:.3f} to {scores['high']:.3f})" if score is not None else ""
 
 
 def _promote(options: Options) -> dict[str, Any]:
