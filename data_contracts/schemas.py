@@ -86,6 +86,15 @@ EXAMPLES = _schema(
     ("group", pa.string(), True, "what items share, an article say: intervals are clustered by it; null: nothing"),
 )
 
+BAD_ROWS = _schema(
+    ("task", pa.string(), False, "downstream task"),
+    ("split", pa.string(), False, "split of the file, or all; of a leak the split the item was taken from"),
+    ("file", pa.string(), False, "file within the data folder; empty for a leak"),
+    ("row", pa.int64(), False, "row within the file, from 0; -1 for a leak"),
+    ("reason", pa.string(), False, "short name of what is wrong, e.g. span_does_not_match"),
+    ("detail", pa.string(), False, "what was found, for a person"),
+)
+
 SPANS = _schema(
     ("doc_id", pa.string(), False, "document the tokens come from"),
     ("split", pa.string(), False, "train, validation or test"),

@@ -89,6 +89,14 @@ PRETRAIN = Stage(
     function="lm_core.training.pretrain:pretrain",
     inputs={"tokens": TokenDataset, "tokenizer": Tokenizer},
 )
+READ_TASK = Stage(
+    name="read_task",
+    version=1,
+    output=DownstreamData,
+    function="lm_core.downstream.read_task:read_task",
+    external="lm_core.downstream.read_task:source_digests",
+    inputs={},
+)
 FINETUNE = Stage(
     name="finetune",
     version=1,

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from lm_core.config import Config
+from lm_core.config import Config, Incidental
+from lm_core.downstream.task import Task
 from lm_core.training.config import OptimizationConfig
 
 EmbeddedTask = Literal["summary", "answer", "topic"]
@@ -29,6 +30,14 @@ class PrepareConfig(Config):
     max_prompt_chars: int = Field(400, ge=40, description="A text in a prompt is cut to so many characters.")
     max_target_chars: int = Field(160, ge=8, description="Examples with a longer target are not made.")
     num_topics: int = Field(8, ge=2, le=100, description="Labels of topic: so many of the biggest families.")
+
+
+class ReadTaskConfig(Config):
+    """A declared task's data folder as examples."""
+
+    task: Task = Field(..., description="The declaration: files, templates, sizes, bounds.")
+    data: str = Incidental(..., description="Folder that the files are relative to, or hub.")
+    max_items: int | None = Field(None, ge=4, description="Most items of each split, below what the task declares.")
 
 
 class FinetuneConfig(Config):

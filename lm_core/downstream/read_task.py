@@ -1,0 +1,302 @@
+"""The stage read_task: a declared task's data folder becomes examples; what is bad is counted and named by row."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_contracts.schemas import BAD_ROWS, EXAMPLES, SPLITS
+from lm_core.downstream.config import ReadTaskConfig
+from lm_core.downstream.passages import focus_on, histories, passages
+from lm_core.downstream.prepare import item_id_of
+from lm_core.downstream.rows import Row, file_digests, read_file, read_split
+from lm_core.downstream.task import Task, as_text, columns_of, fill
+from lm_core.errors import IntegrityError, UserError
+from lm_core.runtime import Runtime
+from lm_core.store import Build
+
+# Of the groups (articles, pages) of a file without splits, and of train where validation is missing.
+TEST_SHARE, VALIDATION_SHARE = 0.2, 0.06
+NAMED_IN_MESSAGE = 3
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands, for a person to find it."""
+
+    split: str
+    file: str
+    row: int
+
+
+class BadRow(Exception):  # noqa: N818, a row's fate, counted by the reader
+    """A row that cannot become an item: `reason` is a short name, the text says what was found."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def source_digests(config: ReadTaskConfig, runtime: Runtime) -> dict[str, str]:
+    """Identity of the files the task reads."""
+    return file_digests(config.task, config.data)
+
+
+def read_task(build: Build, config: ReadTaskConfig) -> Mapping[str, Any]:
+    """Write `examples.parquet` (schemas.EXAMPLES) and `bad_rows.parquet` (schemas.BAD_ROWS).
+
+    Raises:
+        UserError: a template names a column that is not there, a split is empty.
+        IntegrityError: more bad rows, or more leaks between splits, than the task allows; it names the first.
+    """
+    reader = _Reader(config.task, config.data)
+    items = reader.read(build)
+    leaks = _drop_leaks(items, reader)
+    _check_bounds(config.task, reader, items, leaks)
+    _name_labels(config.task, items)
+    limits = _limits(config)
+    kept = {split: sorted(items[split], key=lambda item: item["item_id"])[: limits[split]] for split in SPLITS}
+    rows = [item for split in sorted(SPLITS) for item in kept[split]]
+    _write(build.folder / "examples.parquet", rows, EXAMPLES)
+    _write(build.folder / "bad_rows.parquet", reader.bad, BAD_ROWS)
+    return {
+        "task": config.task.name,
+        "tasks": {config.task.name: {split: len(kept[split]) for split in SPLITS if kept[split]}},
+        "items": len(rows),
+        "items_before_the_cap": {split: len(items[split]) for split in SPLITS},
+        "bad_rows": dict(sorted(Counter(row["reason"] for row in reader.bad).items())),
+        "set_aside": dict(sorted(reader.set_aside.items())),
+        "num_labels": len(rows[0]["labels"] or []) if rows else 0,
+    }
+
+
+def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
+
+
+def _limits(config: ReadTaskConfig) -> dict[str, int]:
+    task, cap = config.task, config.max_items
+    sizes = zip(SPLITS, (task.max_train_items, task.max_validation_items, task.max_test_items), strict=True)
+    return {split: min(size, cap) if cap else size for split, size in sizes}
+
+
+class _Reader:
+    """Turns rows into items, and remembers what it could not turn."""
+
+    def __init__(self, task: Task, data: str) -> None:
+        self.task, self.data = task, data
+        self.bad: list[dict[str, Any]] = []
+        self.set_aside: Counter[str] = Counter()
+        self.rows_of_split: Counter[str] = Counter()
+        self._checked: set[str] = set()
+
+    def read(self, build: Build) -> dict[str, list[dict[str, Any]]]:
+        """Items of each split, without repeated ones."""
+        found: dict[str, dict[str, dict[str, Any]]] = {split: {} for split in SPLITS}
+        for name in self.task.files:
+            for file, number, row in read_split(self.task, name, self.data):
+                for item in self._items(Place(name, file, number), row):
+                    found[item["split"]].setdefault(item["item_id"], item)
+                build.progress(number, None, "rows")
+        for split in SPLITS:
+            self._add_out_of_scope(split, found[split])
+        return {split: list(items.values()) for split, items in found.items()}
+
+    def _items(self, place: Place, row: Row | str) -> Iterator[dict[str, Any]]:
+        self.rows_of_split[place.split] += 1
+        try:
+            if isinstance(row, str):
+                raise BadRow("not_readable", row)
+            self._check_columns(row, place.file)
+            if any(as_text(row[column]) not in values for column, values in self.task.keep.items()):
+                self.set_aside["not wanted by keep"] += 1
+                return
+            for part in self._split_row(row):
+                item = self._item(place, part)
+                if item:
+                    yield item
+        except BadRow as problem:
+            self._note(place, problem)
+
+    def _note(self, place: Place, problem: BadRow) -> None:
+        self.bad.append({"task": self.task.name, **vars(place), "reason": problem.reason, "detail": str(problem)})
+
+    def _check_columns(self, row: Row, file: str) -> None:
+        """A template that names a missing column is a mistake of the declaration, not of a row."""
+        if file in self._checked:
+            return
+        made = {"history", "reply"} if self.task.rows == "dialogue" else set()
+        task = self.task
+        templates = (task.prompt, task.target, task.group, *task.choices)
+        needed = {name for template in templates for name in columns_of(template)} | set(task.keep)
+        needed |= {name for name in (task.references, task.focus, task.picture) if name}
+        needed |= {"dialogue": {"speakers", "turns"}, "span": {"context", "answers", "answer_starts"}}.get(
+            task.rows, set()
+        )
+        missing = sorted(needed - made - set(row))
+        if missing:
+            raise UserError(
+                f"task {task.name}: its templates name the column {missing[0]}, which {file} lacks; "
+                f"it has {', '.join(sorted(row))}"
+            )
+        self._checked.add(file)
+
+    def _split_row(self, row: Row) -> Iterable[Row]:
+        """One row, or one for each turn of a dialogue."""
+        if self.task.rows == "dialogue":
+            if len(row["speakers"] or []) != len(row["turns"] or []):
+                raise BadRow("turns_without_speaker", f"{len(row['speakers'])} speakers, {len(row['turns'])} turns")
+            return histories(row, self.task.max_prompt_chars)
+        if self.task.rows == "span":
+            _check_span(row)
+        if self.task.rows == "passages":
+            pieces = passages(fill(self.task.target, row), self.task.max_target_chars)
+            (column,) = columns_of(self.task.target)[:1]
+            return [row | {column: piece} for piece in pieces]
+        return [row]
+
+    def _item(self, place: Place, row: Row) -> dict[str, Any] | None:
+        task = self.task
+        prompt, target = self._prompt(row), fill(task.target, row)
+        if not target or (task.prompt and not prompt):
+            raise BadRow("empty", "the prompt or the target is empty")
+        choices = [fill(choice, row) for choice in task.choices]
+        if task.kind == "choice":
+            target = _chosen(choices, target)
+        if task.kind == "label":
+            target = task.label_names.get(target, target)
+            if task.labels and target not in task.labels:
+                raise BadRow("label_outside_the_set", repr(target))
+        if len(target) > task.max_target_chars:
+            self.set_aside["longer than max_target_chars"] += 1
+            return None
+        group = fill(task.group, row) if task.group else None
+        references = [as_text(part) for part in row[task.references] or []] if task.references else None
+        identity = item_id_of(task.name, group or "", f"{prompt}\0{target}")
+        return {
+            "item_id": identity,
+            "task": task.name,
+            "split": self._split(place, group or identity),
+            "prompt": prompt,
+            "target": target,
+            "labels": choices or list(task.labels) or None,
+            "references": references,
+            "group": as_text(row[task.picture]) if task.picture else group,
+        }
+
+    def _prompt(self, row: Row) -> str:
+        task = self.task
+        prompt = fill(task.prompt, row)
+        if len(prompt) > task.max_prompt_chars and task.focus:
+            others = fill(task.prompt, row | {task.focus: ""})
+            room = task.max_prompt_chars - len(others) - 1
+            prompt = fill(task.prompt, row | {task.focus: focus_on(as_text(row[task.focus]), others, room)})
+        return prompt[: task.max_prompt_chars].rstrip()
+
+    def _split(self, place: Place, group: str) -> str:
+        """The split of a file, or by hash of the group where the file has none."""
+        share = int(hashlib.sha256(f"{self.task.name}\0{group}".encode()).hexdigest()[:8], 16) / 0x1_0000_0000
+        if place.split == "all" and share < TEST_SHARE:
+            return "test"
+        if place.split in ("all", "train") and "validation" not in self.task.files and share > 1 - VALIDATION_SHARE:
+            return "validation"
+        return "train" if place.split == "all" else place.split
+
+    def _add_out_of_scope(self, split: str, items: dict[str, dict[str, Any]]) -> None:
+        outside = self.task.out_of_scope
+        if outside is None or split not in outside.files:
+            return
+        texts = []
+        for row in read_file(Path(self.data) / outside.files[split]):
+            if not isinstance(row, str) and (text := fill(outside.prompt, row)):
+                texts.append(text[: self.task.max_prompt_chars])
+        made = {item_id_of(self.task.name, "", f"{text}\0{outside.label}"): text for text in texts}
+        for identity in sorted(made)[: round(outside.share * len(items))]:
+            items[identity] = {
+                "item_id": identity, "task": self.task.name, "split": split, "prompt": made[identity],
+                "target": outside.label, "labels": None, "references": None, "group": None,
+            }  # fmt: skip
+
+
+def _check_span(row: Row) -> None:
+    answers, starts = row["answers"] or [], row["answer_starts"] or []
+    for answer, start in zip(answers, starts, strict=False):
+        if row["context"][start : start + len(answer)] != answer:
+            found = row["context"][start : start + len(answer)]
+            raise BadRow("span_does_not_match", f"{answer!r} should stand at {start}, where {found!r} stands")
+
+
+def _chosen(choices: list[str], number: str) -> str:
+    if not number.isdigit() or int(number) >= len(choices):
+        raise BadRow("label_outside_the_set", f"{number!r} of {len(choices)} choices")
+    return choices[int(number)]
+
+
+def _drop_leaks(items: dict[str, list[dict[str, Any]]], reader: _Reader) -> int:
+    """Take from training (and from validation) the items whose text is held out; returns the held-out ones leaked."""
+    leaked = 0
+    for split, held_out in (("train", ("validation", "test")), ("validation", ("test",))):
+        known = {_text_key(item) for other in held_out for item in items[other]}
+        clean = [item for item in items[split] if _text_key(item) not in known]
+        own = {_text_key(item) for item in items[split]}
+        leaked += sum(_text_key(item) in own for other in held_out for item in items[other])
+        for item in items[split]:
+            if _text_key(item) in known:
+                detail = f"{item['prompt'] or item['target']}"[:120]
+                reader.bad.append(
+                    {"task": reader.task.name, "split": split, "file": "", "row": -1, "reason": "leaks",
+                     "detail": f"also held out: {detail!r}"}
+                )  # fmt: skip
+        items[split] = clean
+    return leaked
+
+
+def _text_key(item: Mapping[str, Any]) -> str:
+    return " ".join((item["prompt"] or item["target"]).casefold().split())
+
+
+def _check_bounds(task: Task, reader: _Reader, items: Mapping[str, list[Any]], leaks: int) -> None:
+    for split, total in reader.rows_of_split.items():
+        bad = [row for row in reader.bad if row["split"] == split and row["reason"] != "leaks"]
+        if len(bad) > task.max_bad_share * total:
+            named = "; ".join(
+                f"{b['file']} row {b['row']}: {b['reason']}: {b['detail']}" for b in bad[:NAMED_IN_MESSAGE]
+            )
+            raise IntegrityError(
+                f"task {task.name}: {len(bad)} of {total} rows of {split} are bad, "
+                f"{task.max_bad_share:.0%} are allowed ({named})"
+            )
+    held_out = len(items["test"]) + len(items["validation"])
+    if leaks > task.max_leak_share * held_out:
+        first = next(row["detail"] for row in reader.bad if row["reason"] == "leaks")
+        raise IntegrityError(
+            f"task {task.name}: {leaks} of {held_out} held-out items stand in another split too, "
+            f"{task.max_leak_share:.0%} are allowed ({first})"
+        )
+    for split in ("test",) if task.kind == "choice" else ("train", "test"):
+        if not items[split]:
+            raise UserError(f"task {task.name}: the split {split} is empty; look at its files and at keep")
+
+
+def _name_labels(task: Task, items: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Write the closed set beside every item: as declared, or what training has; with it the answer for none."""
+    if task.kind != "label":
+        return
+    labels = list(task.labels) or sorted({item["target"] for item in items["train"]})
+    if task.out_of_scope and task.out_of_scope.label not in labels:
+        labels.append(task.out_of_scope.label)
+    known = set(labels)
+    for item in (item for split in items.values() for item in split):
+        if item["target"] not in known:
+            raise IntegrityError(
+                f"task {task.name}: item {item['item_id']} of {item['split']} has the label {item['target']!r}, "
+                "which training never shows"
+            )
+        item["labels"] = labels
