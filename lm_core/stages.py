@@ -124,6 +124,10 @@ EVALUATE_TASK = Stage(
     },
 )
 
+# Kinds of declared tasks that one stage trains and scores by itself, from a base and a data folder:
+# function(build, ScoreTaskConfig, *, base: Checkpoint), external="lm_core.downstream.read_task:source_digests".
+WHOLE_TASKS: dict[str, Stage[Evaluation]] = {}
+
 PIPELINE = (
     COLLECT,
     CLEAN,

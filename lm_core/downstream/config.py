@@ -40,6 +40,15 @@ class ReadTaskConfig(Config):
     max_items: int | None = Field(None, ge=4, description="Most items of each split, below what the task declares.")
 
 
+class ScoreTaskConfig(ReadTaskConfig):
+    """A task that one stage trains and scores by itself from a base model: choices, pictures, preferences."""
+
+    size: Literal["full", "smoke"] = Field("full", description="smoke: a few items and steps, to see that it runs.")
+    num_resamples: int = Field(2000, ge=100, description="Bootstrap resamples of an interval.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Coverage of the intervals.")
+    seed: int = Field(0, ge=0, description="Seed of training and bootstrap.")
+
+
 class FinetuneConfig(Config):
     """Supervised training on one downstream task; the loss counts the target only."""
 

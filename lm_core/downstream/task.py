@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError, model_validator
 from lm_core.config import Config
 from lm_core.errors import UserError
 
-Kind = Literal["label", "answer", "choice", "text", "visual"]
+Kind = Literal["label", "answer", "choice", "text", "visual", "preference"]
 Rows = Literal["plain", "dialogue", "span", "passages"]
 Metric = Literal["accuracy", "token_f1", "exact_match", "rouge_l", "chrf", "bits_per_byte", "same_text", "number_match"]
 Baseline = Literal[
@@ -35,7 +35,7 @@ Baseline = Literal[
     "tfidf_with_threshold",
     "nearest_neighbour",
     "copy",
-    "lead",
+    "lead_sentence",
     "best_overlap_sentence",
     "dictionary",
     "kneser_ney_5_gram",
@@ -74,7 +74,8 @@ class Task(Config):
     kind: Kind = Field(
         ...,
         description="label: one of a closed set. answer: a text. choice: the likeliest of given texts. "
-        "text: no prompt, every byte counts. visual: a picture beside the prompt.",
+        "text: no prompt, every byte counts. visual: a picture beside the prompt. "
+        "preference: the better of two answers.",
     )
     files: Mapping[str, str] = Field(
         ...,
@@ -85,7 +86,8 @@ class Task(Config):
     rows: Rows = Field(
         "plain",
         description="plain: a row is an item. dialogue: every system turn is one (`history`, `reply`). span: the "
-        "answer must stand in the context at answer_starts. passages: a text is cut into items of at most max_target_chars.",
+        "answer must stand in the context at answer_starts. passages: a text is cut into items of at most "
+        "max_target_chars.",
     )
     keep: Mapping[str, tuple[str, ...]] = Field(
         default={}, description="Only rows whose column has one of the values (as text; lists joined by comma)."
