@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -40,14 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     options = build_parser().parse_args(argv)
     options.workspace = options.workspace.absolute()
-    arguments.keep_stdout_for_json(options.json)
     from tasks.environment import prepare_environment
 
     prepare_environment(options.workspace, debug=options.debug)
     from lm_core.errors import MillraceError
 
     try:
-        result = options.handler(options)
+        with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+            result = options.handler(options)
     except MillraceError as error:
         if options.debug:
             raise

@@ -117,15 +117,7 @@ def checkpoint(options: Options) -> tuple[Any, Path]:
     return version, registry.checkpoint_folder(version, Runtime())
 
 
-_stdout_is_for_json = False
-
-
-def keep_stdout_for_json(wanted: bool) -> None:
-    """What is said from now on goes to stderr."""
-    global _stdout_is_for_json
-    _stdout_is_for_json = wanted
-
-
 def say(text: str, end: str = "\n") -> None:
-    """Words for a person: on stdout, unless stdout is for JSON."""
-    print(text, end=end, file=sys.stderr if _stdout_is_for_json else sys.stdout, flush=True)
+    """Words for a person, on stdout (with --json that leads to stderr)."""
+    sys.stdout.write(text + end)
+    sys.stdout.flush()

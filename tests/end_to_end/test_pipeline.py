@@ -28,6 +28,12 @@ def test_card_is_complete(smoke_run):
     assert smoke_run["peak_rss_mb"] < 4000
 
 
+def test_stdout_is_one_json_object_and_nothing_else(millrace, smoke_run):
+    done = millrace("run", "--preset", "smoke", "--set", "registry.model_name=millrace-other", "--json")
+    assert len(done.stdout.splitlines()) == 1
+    assert done.json["version"] == "1"
+
+
 def test_every_document_has_one_fate(smoke_run):
     corpus = smoke_run["corpus"]
     assert set(corpus["fates"]) == FATES
