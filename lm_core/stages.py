@@ -124,9 +124,26 @@ EVALUATE_TASK = Stage(
     },
 )
 
+CHOOSE = Stage(
+    name="choose",
+    version=1,
+    output=Evaluation,
+    function="lm_core.evaluation.zero_shot:evaluate_choice",
+    external="lm_core.downstream.read_task:source_digests",
+    inputs={"base": Checkpoint},
+)
+PROBE_BIAS = Stage(
+    name="probe_bias",
+    version=1,
+    output=Evaluation,
+    function="lm_core.evaluation.bias:evaluate_bias",
+    external="lm_core.downstream.read_task:source_digests",
+    inputs={"base": Checkpoint},
+)
+
 # Kinds of declared tasks that one stage trains and scores by itself, from a base and a data folder:
 # function(build, ScoreTaskConfig, *, base: Checkpoint), external="lm_core.downstream.read_task:source_digests".
-WHOLE_TASKS: dict[str, Stage[Evaluation]] = {}
+WHOLE_TASKS: dict[str, Stage[Evaluation]] = {"choice": CHOOSE, "winogender": PROBE_BIAS, "crows_pairs": PROBE_BIAS}
 
 PIPELINE = (
     COLLECT,

@@ -27,7 +27,18 @@ from lm_core.errors import UserError
 
 Kind = Literal["label", "answer", "choice", "text", "visual", "preference"]
 Rows = Literal["plain", "dialogue", "span", "passages"]
-Metric = Literal["accuracy", "token_f1", "exact_match", "rouge_l", "chrf", "bits_per_byte", "same_text", "number_match"]
+Metric = Literal[
+    "accuracy",
+    "token_f1",
+    "exact_match",
+    "rouge_l",
+    "chrf",
+    "bits_per_byte",
+    "same_text",
+    "number_match",
+    "preference",
+    "win_rate",
+]
 Baseline = Literal[
     "majority",
     "chance",
