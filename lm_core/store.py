@@ -167,12 +167,18 @@ def disk_errors(where: Path) -> Iterator[None]:
     """Turn a full disk into the one line a user can act on."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if _says_disk_full(error):
             raise TryLaterError(
                 f"the disk under {where} is full; free some space and run the same command again"
             ) from error
         raise
+
+
+def _says_disk_full(error: Exception) -> bool:
+    """Libraries in Rust and C++ (safetensors, DuckDB) say it in words, in exceptions of their own."""
+    numbers = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in numbers or any(os.strerror(number) in str(error) for number in numbers)
 
 
 def _fsync(path: Path) -> None:

@@ -9,12 +9,14 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from lm_core.corpus.ledger_config import ValidateConfig
 from lm_core.errors import IntegrityError, TryLaterError
 from lm_core.runtime import Runtime
 from lm_core.stages import VALIDATE
-from lm_core.store import Store
+from lm_core.store import Store, disk_errors
 from tests.corpus.tiny_ledger import tables, write
 
 REPOSITORY = Path(__file__).parents[2]
@@ -109,6 +111,14 @@ def test_a_full_disk_can_be_tried_again_and_publishes_nothing(tmp_path):
         assert not cached and artifact.statistics["kept"] == 4
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_libraries_that_say_in_words_that_the_disk_is_full_are_understood(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    (tmp_path / "model.safetensors").symlink_to("/dev/full")
+    with pytest.raises(TryLaterError, match="full"), disk_errors(tmp_path):
+        save_file({"weights": torch.zeros(1 << 18)}, tmp_path / "model.safetensors")
 
 
 def _blocks(folder: Path) -> int:
