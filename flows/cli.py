@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 
@@ -13,7 +14,8 @@ from flows.commands import arguments, corpus, pipeline, registry, stack, use
 from flows.commands.arguments import Handler
 
 GROUPS = (pipeline, stack, registry, use, corpus)
-EXIT_INTERRUPTED = 130
+EXIT_TRY_LATER, EXIT_INTERRUPTED = 75, 130
+FULL_BELOW_BYTES = 1_000_000
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -57,6 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough, `head` say
         return 0
+    except Exception:
+        # Prefect's and MLflow's servers meet a full disk first, and their clients wrap it in many ways.
+        if shutil.disk_usage(options.workspace.parent).free > FULL_BELOW_BYTES:
+            raise
+        sys.stderr.write(f"millrace: the disk under {options.workspace} is full; free some space and run again\n")
+        return EXIT_TRY_LATER
     except KeyboardInterrupt:
         sys.stderr.write("millrace: interrupted; the same command goes on from here\n")
         return EXIT_INTERRUPTED
