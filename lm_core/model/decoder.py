@@ -208,15 +208,26 @@ class Decoder(LanguageModel):
 
     def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         """Last hidden states (B, T, D); with a cache, of tokens that follow those already in it."""
-        positions = self._positions(tokens, cache)
-        x = self.embed_tokens(tokens)
-        for block in self.layers:
+        return self.hidden_of(self.embed_tokens(tokens), cache)
+
+    def hidden_of(
+        self, x: Tensor, cache: Cache | None = None, *, after_block: Callable[[int, Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """The same of what stands in the place of embedded tokens, x (B, T, D): parts of a picture, say.
+
+        Args:
+            after_block: (layer, stream) -> stream, what another source adds to the stream (B, T, D) after each block.
+        """
+        positions = self._positions(x, cache)
+        for layer, block in enumerate(self.layers):
             if self.activation_checkpointing and self.training:
                 x = checkpoint(block, x, positions, self.compute_dtype, use_reentrant=False)
             else:
                 x = block(x, positions, self.compute_dtype)
+            if after_block is not None:
+                x = after_block(layer, x)
         if cache is not None:
-            cache.length += tokens.shape[1]
+            cache.length += x.shape[1]
         return self.norm(x, self.compute_dtype)
 
     def new_cache(self, start: Tensor, max_length: int) -> Cache:
@@ -238,17 +249,17 @@ class Decoder(LanguageModel):
         angles = torch.cat((angles, angles), -1)
         return angles.cos().to(self.compute_dtype), angles.sin().to(self.compute_dtype)
 
-    def _positions(self, tokens: Tensor, cache: Cache | None) -> Positions:
-        """Where tokens (B, T) stand, those in the cache being before them."""
-        length = tokens.shape[1]
+    def _positions(self, x: Tensor, cache: Cache | None) -> Positions:
+        """Where the T columns of x (B, T, D) stand, those in the cache being before them."""
+        length = x.shape[1]
         if cache is None:
-            return Positions(*self._rotary(torch.arange(length, device=tokens.device)))
+            return Positions(*self._rotary(torch.arange(length, device=x.device)))
         cos, sin = cache.rotary
         end = cache.length + length
         if not cache.padded and (length == 1 or cache.length == 0):
             return Positions(cos[cache.length : end], sin[cache.length : end], None, cache)
-        index = torch.arange(cache.length, end, device=tokens.device)
-        keys = torch.arange(end, device=tokens.device)
+        index = torch.arange(cache.length, end, device=x.device)
+        keys = torch.arange(end, device=x.device)
         visible = (keys <= index[:, None]) & (keys >= cache.start[:, None, None])
         visible = (visible | (keys == index[:, None]))[:, None]  # padding sees itself: no row may be empty
         own = (index - cache.start[:, None]).clamp_min(0)
