@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception:
         # Prefect's and MLflow's servers meet a full disk first, and their clients wrap it in many ways.
-        if shutil.disk_usage(options.workspace.parent).free > FULL_BELOW_BYTES:
+        disk = next(path for path in (options.workspace, *options.workspace.parents) if path.exists())
+        if shutil.disk_usage(disk).free > FULL_BELOW_BYTES:
             raise
         sys.stderr.write(f"millrace: the disk under {options.workspace} is full; free some space and run again\n")
         return EXIT_TRY_LATER
