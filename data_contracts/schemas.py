@@ -61,6 +61,12 @@ SPLIT_OF_DOCUMENT = _schema(
     ("split", pa.string(), False, "train, validation or test, by hash of the cluster"),
 )
 
+CANARIES = _schema(
+    ("canary", pa.string(), False, "a text planted in every deduplication"),
+    ("expected", pa.string(), False, "the canary it is a copy of, or kept"),
+    ("found", pa.string(), False, "what the deduplication took it for"),
+)
+
 FATES = _schema(
     ("doc_id", pa.string(), False, "a collected document"),
     ("source", pa.string(), False, "as in documents"),
@@ -111,4 +117,9 @@ PREDICTIONS = _schema(
     ("prediction", pa.string(), False, "what the system answered"),
     ("target", pa.string(), False, "what was wanted"),
     ("score", pa.float64(), False, "the metric on this item"),
+    ("bits", pa.float64(), True, "-log2 p of the target; null where the system has no likelihood"),
+    ("num_bytes", pa.int64(), True, "UTF-8 bytes that the bits stand for; 1 for a label"),
+    ("confidence", pa.float64(), True, "probability of the predicted label; null without labels"),
+    ("references", pa.list_(pa.string()), True, "all accepted answers; null when the target is the only one"),
+    ("group", pa.string(), True, "what items share: intervals are clustered by it; null: nothing"),
 )

@@ -35,7 +35,7 @@ CLEAN = Stage(
 )
 DEDUPLICATE = Stage(
     name="deduplicate",
-    version=1,
+    version=2,
     output=Decisions,
     function="lm_core.corpus.deduplicate:deduplicate",
     inputs={"corpus": Corpus, "cleaning": Decisions},
@@ -103,6 +103,7 @@ FINETUNE = Stage(
     output=Checkpoint,
     function="lm_core.downstream.finetune:finetune",
     inputs={"base": Checkpoint, "examples": DownstreamData, "corpus": ValidCorpus},
+    optional=frozenset({"corpus"}),
 )
 EVALUATE = Stage(
     name="evaluate",
@@ -113,7 +114,7 @@ EVALUATE = Stage(
 )
 EVALUATE_TASK = Stage(
     name="evaluate_task",
-    version=1,
+    version=2,
     output=Evaluation,
     function="lm_core.evaluation.downstream:evaluate_task",
     inputs={
@@ -122,6 +123,7 @@ EVALUATE_TASK = Stage(
         "examples": DownstreamData,
         "corpus": ValidCorpus,
     },
+    optional=frozenset({"corpus"}),
 )
 
 CHOOSE = Stage(

@@ -36,7 +36,7 @@ from lm_core.runtime import Runtime
 from lm_core.store import Build
 
 # In the order of the pipeline; a table's rules may name the tables before it.
-TABLES = ("documents", "rejected", "decisions", "splits", "examples", "fates")
+TABLES = ("documents", "rejected", "decisions", "canaries", "splits", "examples", "fates")
 
 
 def validate(
@@ -64,6 +64,7 @@ def validate(
     with connect(build.runtime, folders=folders) as connection:
         register_corpus(connection, corpus.folder)
         register_decisions(connection, *decided)
+        connection.execute(f"CREATE VIEW canaries AS SELECT * FROM {parquet(duplicates.file('canaries.parquet'))}")
         connection.execute(f"CREATE VIEW examples AS SELECT * FROM {parquet(examples.file('examples.parquet'))}")
         _refuse_an_empty_corpus(connection)
         connection.execute(

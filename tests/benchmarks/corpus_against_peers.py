@@ -1,6 +1,6 @@
 """Deduplication and quality rules beside their peers, on the same corpus in one run.
 
-    python -m venv PEERS && PEERS/bin/pip install datatrove spacy nltk 'xxhash<4' daft rensa text-dedup
+    python -m venv PEERS && PEERS/bin/pip install datatrove spacy tokenizers orjson 'xxhash<4' daft rensa text-dedup
     python tests/benchmarks/corpus_against_peers.py --peers PEERS/bin/python [--data DIR] [--slow-share 0.15]
 
 The corpus: the texts under DIR/pretrain and, for one in nine, an edited copy whose Jaccard similarity is known. Each
@@ -42,6 +42,7 @@ from lm_core.store import Build
 
 SIMILARITIES = (0.72, 0.78, 0.82, 0.86, 0.9, 0.95)
 SLOW = ("datatrove", "text_dedup", "datatrove_filters")
+OURS = ("millrace", "millrace_rules")
 PEERS = ("daft", "rensa", "datatrove", "text_dedup", "datatrove_filters")
 
 
@@ -155,14 +156,10 @@ def measured(command: list[str]) -> tuple[dict, float]:
     return json.loads(output.strip().splitlines()[-1]), peak[0]
 
 
-def millrace(texts: Path, work: Path, threads: int | None = None) -> None:
-    """Our stage, from a corpus artifact to its published files; then the quality rules on the same documents."""
-    from lm_core.corpus.clean import clean
-    from lm_core.corpus.deduplicate import check_canaries, deduplicate
-
+def write_corpus(texts: Path, work: Path) -> None:
+    """The artifacts that our stages read: a corpus, and a cleaning that dropped nothing."""
     table = pq.read_table(texts)
-    folder = work / "corpus"
-    folder.mkdir(parents=True)
+    (work / "corpus").mkdir()
     numbers = table["id"].to_pylist()
     columns = {
         "doc_id": pa.array([f"{number:032x}" for number in numbers]), "source": pa.array(["all"] * len(numbers)),
@@ -171,27 +168,29 @@ def millrace(texts: Path, work: Path, threads: int | None = None) -> None:
     }  # fmt: skip
     nulls = pa.nulls(len(numbers), pa.string())
     documents = pa.table([columns.get(name, nulls) for name in DOCUMENTS.names], names=DOCUMENTS.names).cast(DOCUMENTS)
-    pq.write_table(documents, folder / "documents-00000.parquet", compression="zstd", row_group_size=4096)
+    path = work / "corpus" / "documents-00000.parquet"
+    pq.write_table(documents, path, compression="zstd", row_group_size=1500)
     pq.write_table(DECISIONS.empty_table(), work / "decisions.parquet")
-    del table, columns, documents
-    pa.default_memory_pool().release_unused()
-    runtime = Runtime(workspace=work / "workspace", **({"num_threads": threads} if threads else {}))
-    corpus, nothing = Corpus(folder, "collect", "f", "d"), Decisions(work, "clean", "f", "d")
-    builds = {}
-    for name in ("deduplicate", "clean"):
-        builds[name] = Build(work / name, work / f"{name}-work", runtime)
-        builds[name].folder.mkdir()
-        builds[name].work.mkdir()
+
+
+def run_stage(name: str, work: Path) -> None:
+    """One of our stages, from a corpus artifact to its published files."""
+    from lm_core.corpus.clean import clean
+    from lm_core.corpus.deduplicate import check_canaries, deduplicate
+
+    corpus, nothing = Corpus(work / "corpus", "collect", "f", "d"), Decisions(work, "clean", "f", "d")
+    build = Build(work / name, work / f"{name}-work", Runtime(workspace=work / "workspace"))
+    build.folder.mkdir()
+    build.work.mkdir()
     check_canaries(DeduplicateConfig())  # compiles, or loads what was compiled before
     started = time.perf_counter()
-    deduplicate(builds["deduplicate"], DeduplicateConfig(), corpus=corpus, cleaning=nothing)
-    seconds = time.perf_counter() - started
-    started = time.perf_counter()
-    clean(builds["clean"], CleanConfig(), corpus=corpus)
-    rules = time.perf_counter() - started
-    kept = pq.read_table(work / "deduplicate" / "splits.parquet")["doc_id"].to_pylist()
-    (work / "kept.json").write_text(json.dumps([int(doc_id, 16) for doc_id in kept]))
-    print(json.dumps({"seconds": seconds, "rules_seconds": rules}))
+    if name == "millrace":
+        deduplicate(build, DeduplicateConfig(), corpus=corpus, cleaning=nothing)
+        kept = pq.read_table(build.folder / "splits.parquet")["doc_id"].to_pylist()
+        (work / "kept.json").write_text(json.dumps([int(doc_id, 16) for doc_id in kept]))
+    else:
+        clean(build, CleanConfig(), corpus=corpus)
+    print(json.dumps({"seconds": time.perf_counter() - started}))
 
 
 def main() -> None:
@@ -202,10 +201,10 @@ def main() -> None:
     parser.add_argument("--peers", help="Python interpreter of the venv with the peers")
     parser.add_argument("--tools", nargs="*", default=list(PEERS), choices=PEERS)
     parser.add_argument("--slow-share", type=float, default=0.15)
-    parser.add_argument("--ours", nargs=2, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--ours", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.ours:
-        millrace(*arguments.ours)
+        run_stage(arguments.ours[0], Path(arguments.ours[1]))
         return
     texts, origins = texts_with_copies(arguments.data)
     megabytes = [len(text.encode()) / 1e6 for text in texts]
@@ -214,21 +213,23 @@ def main() -> None:
                     "true_pairs": sum(s >= 0.8 for s in pairs.values()), "tools": {}}  # fmt: skip
     chosen = [number for number, origin in enumerate(origins) if random.Random(origin).random() < arguments.slow_share]
     with tempfile.TemporaryDirectory() as temporary:
-        for tool in ["millrace", *(arguments.tools if arguments.peers else [])]:
+        for tool in [*OURS, *(arguments.tools if arguments.peers else [])]:
             given = chosen if tool in SLOW else range(len(texts))
             work = Path(temporary) / tool
             work.mkdir()
             pq.write_table(pa.table({"id": pa.array(given, pa.int64()), "text": [texts[n] for n in given]}),
-                           work / "texts.parquet", row_group_size=4096)  # fmt: skip
-            script, python = ("corpus_peers.py", arguments.peers) if tool != "millrace" else (__file__, sys.executable)
-            name = ["--ours"] if tool == "millrace" else [tool]
-            found, peak = measured([python, str(Path(__file__).with_name(Path(script).name)), *name,
-                                    str(work / "texts.parquet"), str(work)])  # fmt: skip
+                           work / "texts.parquet", row_group_size=1500)  # fmt: skip
+            if tool in OURS:
+                write_corpus(work / "texts.parquet", work)
+                command = [sys.executable, __file__, "--ours", tool, str(work)]
+            else:
+                script = Path(__file__).with_name("corpus_peers.py")
+                command = [arguments.peers, str(script), tool, str(work / "texts.parquet"), str(work)]
+            found, peak = measured(command)
             report["tools"][tool] = result = found | {"peak_mb": round(peak), "documents": len(given)}
             if "error" not in found:
-                size = sum(megabytes[number] for number in given)
-                result |= {key.replace("seconds", "mb_per_second"): round(size / value, 2)
-                           for key, value in found.items()}  # fmt: skip
+                result["mb_per_second"] = round(sum(megabytes[number] for number in given) / found["seconds"], 2)
+            if (work / "kept.json").exists():
                 kept = set(json.loads((work / "kept.json").read_text()))
                 result |= {"kept": len(kept)} if "filters" in tool else judged(kept, set(given), pairs)
             print(tool, json.dumps(result), file=sys.stderr, flush=True)
@@ -237,11 +238,10 @@ def main() -> None:
 
 def ratios(tools: dict) -> dict[str, float]:
     """Our speed over each peer's."""
-    ours = tools["millrace"]
     return {
-        tool: round(ours["rules_mb_per_second" if "filters" in tool else "mb_per_second"] / found["mb_per_second"], 1)
+        tool: round(tools["millrace_rules" if "filters" in tool else "millrace"]["mb_per_second"] / speed, 1)
         for tool, found in tools.items()
-        if tool != "millrace" and "mb_per_second" in found
+        if tool not in OURS and (speed := found.get("mb_per_second"))
     }
 
 

@@ -16,12 +16,14 @@ from lm_core.store import Build
 from tests.corpus.tiny_ledger import document
 
 
-def new_build(root: Path, name: str, *, num_threads: int = 1) -> Build:
-    """A build whose folder is root/name."""
+def new_build(root: Path, name: str, *, num_threads: int = 1, workspace: Path | None = None) -> Build:
+    """A build whose folder is root/name, in a workspace of its own unless one is given."""
     folder, work = root / name, root / f"{name}-work"
     folder.mkdir(parents=True)
     work.mkdir()
-    return Build(folder, work, Runtime(workspace=root / "workspace", num_threads=num_threads, num_workers=1))
+    return Build(
+        folder, work, Runtime(workspace=workspace or root / "workspace", num_threads=num_threads, num_workers=1)
+    )
 
 
 def corpus_of(root: Path, documents: Sequence[dict]) -> Corpus:

@@ -3,16 +3,21 @@
 import random
 import re
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from lm_core.corpus import deduplicate as module
 from lm_core.corpus.config import DeduplicateConfig
-from lm_core.corpus.deduplicate import assign_splits, check_canaries, deduplicate, find_duplicates, split_of
+from lm_core.corpus.dedup import search as module
+from lm_core.corpus.dedup.index import identities
+from lm_core.corpus.dedup.search import Means, find_duplicates
+from lm_core.corpus.dedup.shingles import shingle_sets
+from lm_core.corpus.dedup.texts import TextsInMemory
+from lm_core.corpus.deduplicate import check_canaries, clusters_of, deduplicate, splits_of
 from lm_core.errors import IntegrityError
 from tests.corpus.builds import corpus_of, digest, new_build, nothing_dropped, rows, sample_documents
-from tests.corpus.tiny_ledger import document
+from tests.corpus.tiny_ledger import document, hex_id
 
 CONFIG = DeduplicateConfig()
 
@@ -60,23 +65,69 @@ def planted(seed: int) -> list[str]:
     return found
 
 
+def search(texts: list[str], config=CONFIG, **options):
+    array = pa.array(texts, pa.large_string())
+    return find_duplicates(TextsInMemory(array), np.arange(len(texts)), config, **options)
+
+
+def dropped_by(found) -> dict[int, int]:
+    return {row: keeper for row, keeper in enumerate(found.keepers.tolist()) if keeper >= 0}
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_near_copies_are_those_of_a_brute_force_search(seed):
     texts = planted(seed)
-    found = find_duplicates(pa.array(texts, pa.large_string()), range(len(texts)), CONFIG)
+    found = search(texts)
     expected = brute_force(texts, CONFIG.threshold)
-    assert not found.exact
-    assert {row: keeper for row, (keeper, _) in found.near.items()} == {r: k for r, (k, _) in expected.items()}
-    assert np.allclose([found.near[row][1] for row in expected], [expected[row][1] for row in expected])
+    assert not found.exact.any()
+    assert dropped_by(found) == {row: keeper for row, (keeper, _) in expected.items()}
+    assert np.allclose(found.scores[list(expected)], [score for _, score in expected.values()])
     assert len(expected) > 10
+
+
+SQL = """
+WITH tokens AS (SELECT row, regexp_extract_all(lower(text), '[\\pL\\pN\\pM]+') AS words FROM texts),
+shingles AS (
+    SELECT DISTINCT row, array_to_string(words[place : place + least({size}, len(words)) - 1], ' ') AS shingle
+    FROM tokens, unnest(range(1, greatest(len(words) - {size} + 1, 1) + 1)) AS places(place) WHERE len(words) > 0
+),
+sizes AS (SELECT row, count(*) AS size FROM shingles GROUP BY row),
+shared AS (
+    SELECT a.row AS row, b.row AS other, count(*) AS shared
+    FROM shingles AS a JOIN shingles AS b USING (shingle) WHERE b.row < a.row GROUP BY ALL
+)
+SELECT row, other, shared / (a.size + b.size - shared) AS jaccard
+FROM shared JOIN sizes AS a USING (row) JOIN sizes AS b ON b.row = other WHERE jaccard >= {threshold}
+ORDER BY row, jaccard DESC, other
+"""
+
+
+def test_plain_sql_over_all_pairs_finds_the_same():
+    texts = planted(7)
+    table = pa.table({"row": range(len(texts)), "text": texts})
+    with duckdb.connect() as connection:
+        connection.register("texts", table)
+        query = SQL.format(size=CONFIG.shingle_tokens, threshold=CONFIG.threshold)
+        pairs = connection.execute(query).fetchall()
+    keepers: dict[int, int] = {}
+    for row, other, _ in pairs:
+        if other not in keepers:
+            keepers.setdefault(row, other)
+    # A row is compared with kept ones alone: whether `other` is kept was decided before, as it comes earlier.
+    assert dropped_by(search(texts)) == keepers
 
 
 def test_chinese_copies_are_found_character_by_character():
     generator = random.Random(1)
     text = "".join(chr(generator.randrange(0x4E00, 0x9000)) for _ in range(300))
-    texts = [text, text[:-2] + "完了", text[::-1]]
-    found = find_duplicates(pa.array(texts, pa.large_string()), range(3), CONFIG)
-    assert list(found.near) == [1]
+    assert dropped_by(search([text, text[:-2] + "完了", text[::-1]])) == {1: 0}
+
+
+def test_what_does_not_fit_into_memory_lies_in_files(tmp_path):
+    texts = planted(0)
+    found = search(texts, means=Means(num_threads=2, folder=tmp_path, memory_bytes=8))
+    assert {path.name for path in tmp_path.iterdir()} == {"keys.array", "shingles.array"}
+    assert dropped_by(found) == dropped_by(search(texts))
 
 
 def run(root, documents, config=CONFIG, **options):
@@ -136,18 +187,54 @@ def test_canaries_notice_a_broken_search(monkeypatch):
 
 
 def test_similar_documents_share_a_split_and_others_never_move():
-    names = [f"{n:032x}" for n in range(400)]
-    related = [(names[n], names[n + 1]) for n in range(0, 400, 2)]
-    splits = {row["doc_id"]: row for row in assign_splits(names, related, CONFIG)}
-    assert all(splits[a]["split"] == splits[b]["split"] and splits[a]["cluster"] == a for a, b in related)
-    assert {row["split"] for row in splits.values()} == {"train", "validation", "test"}
-    fewer = assign_splits(names[:100], related[:50], CONFIG)
-    assert fewer == [splits[name] for name in names[:100]]
+    names = identities(pa.array([f"{n * 7919 % 400:032x}" for n in range(400)]))
+    related = np.arange(400).reshape(200, 2)
+    clusters = clusters_of(names, related)
+    assert all(clusters[a] == clusters[b] == min(a, b, key=lambda row: tuple(names[row])) for a, b in related)
+    splits = splits_of(names[clusters], CONFIG)
+    assert set(splits) == {"train", "validation", "test"}
+    fewer = splits_of(names[clusters_of(names[:100], related[:50])], CONFIG)
+    assert fewer.tolist() == splits[:100].tolist()
 
 
 def test_a_tiny_corpus_has_something_to_train_on():
-    held_out = next(name for n in range(1000) if split_of(name := f"{n:032x}", CONFIG) != "train")
-    assert [row["split"] for row in assign_splits([held_out], [], CONFIG)] == ["train"]
+    names = identities(pa.array([f"{n:032x}" for n in range(1000)]))
+    held_out = np.flatnonzero(splits_of(names, CONFIG) != "train")[:1]
+    assert splits_of(names[held_out], CONFIG).tolist() == ["train"]
+
+
+def test_held_out_splits_have_their_share():
+    names = identities(pa.array([hex_id(str(n)) for n in range(4000)]))
+    share = np.unique(splits_of(names, CONFIG), return_counts=True)[1] / len(names)
+    assert np.allclose(share, [0.05, 0.9, 0.05], atol=0.015)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_incremental_run_equals_a_full_one_and_reads_little(tmp_path, monkeypatch, seed):
+    texts = planted(seed)
+    documents = [document(f"key-{n}", text) for n, text in enumerate(texts)]
+    generator = random.Random(seed)
+    before = generator.sample(documents, len(documents) - 5)
+    del before[:3]  # some documents came, some are gone
+    run(tmp_path / "earlier", before, workspace=tmp_path / "workspace")
+    shingled = []
+    monkeypatch.setattr(module, "shingle_sets", lambda *args: shingled.append(len(args[-1])) or shingle_sets(*args))
+    again, _ = run(tmp_path / "later", documents, workspace=tmp_path / "workspace")
+    assert sum(shingled) < len(documents) / 2
+    full, _ = run(tmp_path / "full", documents)
+    for name in ("decisions.parquet", "edges.parquet", "splits.parquet"):
+        assert (again / name).read_bytes() == (full / name).read_bytes()
+
+
+def test_a_damaged_index_is_rebuilt(tmp_path):
+    documents = sample_documents()
+    full, _ = run(tmp_path / "a", documents, workspace=tmp_path / "workspace")
+    for path in (tmp_path / "workspace" / "cache" / "band-index").rglob("keys.npy"):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    again, _ = run(tmp_path / "b", documents, workspace=tmp_path / "workspace")
+    assert (again / "decisions.parquet").read_bytes() == (full / "decisions.parquet").read_bytes()
 
 
 def test_an_empty_corpus_is_no_error(tmp_path):

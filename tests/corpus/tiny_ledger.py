@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_contracts.schemas import DECISIONS, DOCUMENTS, EXAMPLES, REJECTED, SPLIT_OF_DOCUMENT
+from data_contracts.schemas import CANARIES, DECISIONS, DOCUMENTS, EXAMPLES, REJECTED, SPLIT_OF_DOCUMENT
 from lm_core.artifact import Artifact, Corpus, Decisions, DownstreamData
 from lm_core.runtime import Runtime
 
@@ -64,6 +64,7 @@ def tables() -> dict[str, dict[str, list[dict]]]:
         "deduplicate": {
             "decisions": [decision("copy", "deduplicate", "near_duplicate", "jaccard", IDS["copied"], 0.9)],
             "splits": [{"doc_id": IDS[name], "cluster": IDS[name], "split": split} for name, split in splits.items()],
+            "canaries": [{"canary": f"canary {n}", "expected": "kept", "found": "kept"} for n in range(8)],
         },
         "prepare": {
             "examples": [
@@ -79,7 +80,7 @@ def tables() -> dict[str, dict[str, list[dict]]]:
 
 
 _SCHEMAS = {"documents-00000": DOCUMENTS, "rejected": REJECTED, "decisions": DECISIONS, "splits": SPLIT_OF_DOCUMENT,
-            "examples": EXAMPLES}  # fmt: skip
+            "examples": EXAMPLES, "canaries": CANARIES}  # fmt: skip
 _KINDS: dict[str, tuple[str, type[Artifact]]] = {
     "collect": ("corpus", Corpus),
     "clean": ("cleaning", Decisions),

@@ -123,30 +123,60 @@ def shingle_hashes(tokens, count, size, shingles):
     return count - width + 1
 
 
+_RADIX_FROM = 512
+
+
 @njit(nogil=True, cache=True)
-def distinct(values, count, table):
-    """Move the distinct ones of values[:count] to its front, in order of first appearance.
+def sort_hashes(values, scratch):
+    """Sort hashes in place: by radix on the upper half, which leaves hardly anything to the pass that finishes.
 
     Args:
-        table: uint64 scratch, a power of two and at least 2 * count long.
-
-    Returns:
-        How many are distinct.
+        scratch: uint64, as long as values.
     """
-    capacity = 2
-    while capacity < 2 * count:
-        capacity *= 2
-    table[:capacity] = 0
-    bits = np.uint64(capacity - 1)
-    kept = 0
-    for index in range(count):
-        # 0 marks an empty place; a hash of 0 (once in 2^64) is taken for 1.
-        value = max(values[index], np.uint64(1))
-        place = value & bits
-        while table[place] != 0 and table[place] != value:
-            place = (place + np.uint64(1)) & bits
-        if table[place] == 0:
-            table[place] = value
-            values[kept] = value
-            kept += 1
-    return kept
+    count = len(values)
+    if count < _RADIX_FROM:
+        values.sort()
+        return
+    source, target = values, scratch
+    for shift in (32, 40, 48, 56):
+        places = np.zeros(257, np.int64)
+        for value in source:
+            places[((value >> np.uint64(shift)) & np.uint64(255)) + np.uint64(1)] += 1
+        for digit in range(256):
+            places[digit + 1] += places[digit]
+        for value in source:
+            digit = (value >> np.uint64(shift)) & np.uint64(255)
+            target[places[digit]] = value
+            places[digit] += 1
+        source, target = target, source
+    for index in range(1, count):
+        value, place = values[index], index
+        while place > 0 and values[place - 1] > value:
+            values[place] = values[place - 1]
+            place -= 1
+        values[place] = value
+
+
+@njit(nogil=True, cache=True)
+def shingle_sets(offsets, data, table, size, starts, shingles, lengths):
+    """Sorted distinct shingles of all texts.
+
+    Args:
+        starts: (texts + 1,) int64, where the set of each text goes in `shingles`; its room is its number of shingles.
+        lengths: (texts,) int64, filled with the sizes of the sets.
+    """
+    longest = 0
+    for row in range(len(lengths)):
+        longest = max(longest, offsets[row + 1] - offsets[row])
+    tokens = np.empty(longest + 1, np.uint64)
+    for row in range(len(lengths)):
+        count = token_hashes(data, offsets[row], offsets[row + 1], table, tokens)
+        own = shingles[starts[row] : starts[row + 1]]
+        total = shingle_hashes(tokens, count, size, own)
+        sort_hashes(own[:total], tokens[:total])
+        length = 0
+        for index in range(total):
+            if length == 0 or own[index] != own[length - 1]:
+                own[length] = own[index]
+                length += 1
+        lengths[row] = length

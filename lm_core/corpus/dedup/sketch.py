@@ -121,19 +121,13 @@ def hash_functions(count: int) -> tuple[np.ndarray, np.ndarray]:
     return (drawn >> np.uint64(32)).astype(np.uint32) | np.uint32(1), (drawn & np.uint64(0xFFFFFFFF)).astype(np.uint32)
 
 
-def content_hashes(texts: pa.Array) -> np.ndarray:
-    """(rows, 2) uint64: equal for equal texts, and for no others in practice (128 bits)."""
-    offsets, data = text_buffers(texts)
-    hashes = np.empty((len(texts), 2), np.uint64)
-    _content_hashes(offsets, data, hashes)
-    return hashes
-
-
 def sketch(texts: pa.Array, *, shingle_tokens: int, num_bands: int, band_rows: int) -> Sketches:
     """Sketch each text of a string array."""
     offsets, data = text_buffers(texts)
     factors, addends = hash_functions(num_bands * band_rows)
+    content = np.empty((len(texts), 2), np.uint64)
     keys = np.empty((len(texts), num_bands), np.uint64)
     num_shingles = np.empty(len(texts), np.int64)
+    _content_hashes(offsets, data, content)
     _band_keys(offsets, data, character_table(), shingle_tokens, factors, addends, keys, num_shingles)
-    return Sketches(content_hashes(texts), keys, num_shingles)
+    return Sketches(content, keys, num_shingles)

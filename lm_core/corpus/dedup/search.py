@@ -1,0 +1,217 @@
+"""The search for copies: sketch what is new, collapse equal texts, compare what shares a band, keep greedily.
+
+Memory is bounded whatever the corpus: texts are read part by part, twice (once to sketch, once for the shingles of
+those with company), and arrays that outgrow their share of the memory lie in files. Bands are searched one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm_core.corpus.characters import character_table
+from lm_core.corpus.config import DeduplicateConfig
+from lm_core.corpus.dedup.greedy import ShingleSets, greedy_pass
+from lm_core.corpus.dedup.index import BandIndex
+from lm_core.corpus.dedup.shingles import shingle_sets
+from lm_core.corpus.dedup.sketch import Sketches, sketch, text_buffers
+from lm_core.corpus.dedup.texts import Part, Texts
+from lm_core.store import Progress, silent
+
+
+@dataclass(frozen=True)
+class Means:
+    """With what a search works; none of it changes the result.
+
+    Attributes:
+        folder: where arrays go that outgrow their share of the memory; None keeps them in memory.
+        memory_bytes: of all arrays together; an eighth for each.
+    """
+
+    num_threads: int = 1
+    folder: Path | None = None
+    memory_bytes: int = 1_000_000_000
+    progress: Progress = silent
+
+    def array(self, name: str, shape: tuple[int, ...], kind: Any) -> np.ndarray:
+        """A new array, in a file when it is large."""
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
+        if self.folder is None or size <= self.memory_bytes // 8:
+            return np.empty(shape, kind)
+        return np.memmap(self.folder / f"{name}.array", kind, "w+", shape=shape)
+
+    def each(self, parts: list[Part], work: Callable[[Part], None], unit: str) -> None:
+        """Do the work on all parts, several at a time."""
+        with ThreadPoolExecutor(self.num_threads) as pool:
+            for done, _ in enumerate(pool.map(work, parts)):
+                self.progress(done, len(parts), unit)
+
+
+SMALL = Means()
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found among n documents; numbers are rows.
+
+    Attributes:
+        keepers: (n,) int64, the row kept instead; -1 for a document that is kept.
+        scores: (n,) float64, Jaccard similarity to the keeper, 1 for equal texts, 0 for a kept document.
+        exact: (n,) bool, dropped because the text of the keeper is the same byte for byte.
+        related: (j, 2) int64, pairs of kept rows that share a cluster.
+        sketches: of all documents.
+        pairs: (p, 2) int64, rows that were compared; similarities: (p,) float64.
+    """
+
+    keepers: np.ndarray
+    scores: np.ndarray
+    exact: np.ndarray
+    related: np.ndarray
+    sketches: Sketches
+    pairs: np.ndarray
+    similarities: np.ndarray
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a band index knows of n documents: `rows` (n,) holds their rows in it, -1 for new ones."""
+
+    index: BandIndex
+    rows: np.ndarray
+
+
+def find_duplicates(
+    texts: Texts,
+    preference: np.ndarray,
+    config: DeduplicateConfig,
+    *,
+    known: Known | None = None,
+    means: Means = SMALL,
+) -> Findings:
+    """Find the copies among texts.
+
+    Args:
+        preference: all rows, in the order in which they may become keepers.
+        known: what need not be computed again.
+    """
+    known = known or Known(BandIndex.empty(config.num_bands), np.full(len(texts), -1, np.int64))
+    sketches = _sketches(texts, config, known, means)
+    keepers = _equal_texts(sketches.content, preference)
+    exact = keepers >= 0
+    survivors = preference[~exact[preference]]
+    crowded = _with_company(sketches, survivors)
+    rows = survivors[crowded[survivors]]
+    places = np.full(len(texts), -1, np.int64)
+    places[rows] = np.arange(len(rows))
+    pairs, similarities = _known_pairs(known, places)
+    found = greedy_pass(
+        sketches.keys[rows],
+        lambda wanted: _load_sets(texts, rows, wanted, places, sketches.num_shingles, config, means),
+        known_pairs=pairs,
+        known_similarities=similarities,
+        num_new=int((known.rows[rows] < 0).sum()),
+        threshold=config.threshold,
+        cluster_threshold=config.cluster_threshold,
+        progress=lambda done, total: means.progress(done, total, "candidates"),
+    )
+    scores = np.where(exact, 1.0, 0.0)
+    near = found.keepers >= 0
+    keepers[rows[near]], scores[rows[near]] = rows[found.keepers[near]], found.scores[near]
+    # A copy of a document that was itself dropped is justified by what that document was dropped for.
+    moved = np.flatnonzero(exact & (keepers[keepers] >= 0))
+    exact[moved], scores[moved], keepers[moved] = False, scores[keepers[moved]], keepers[keepers[moved]]
+    return Findings(keepers, scores, exact, rows[found.joins], sketches, rows[found.pairs], found.similarities)
+
+
+def _sketches(texts: Texts, config: DeduplicateConfig, known: Known, means: Means) -> Sketches:
+    """Sketches of all texts: copied where they are known, computed where not."""
+    count = len(texts)
+    keys = means.array("keys", (count, config.num_bands), np.uint64)
+    content, num_shingles = np.empty((count, 2), np.uint64), np.empty(count, np.int64)
+    old = np.flatnonzero(known.rows >= 0)
+    source = known.rows[old]
+    keys[old], content[old], num_shingles[old] = (
+        known.index.keys[source],
+        known.index.content[source],
+        known.index.num_shingles[source],
+    )
+
+    def work(part: Part) -> None:
+        rows, own = part()
+        found = sketch(
+            own, shingle_tokens=config.shingle_tokens, num_bands=config.num_bands, band_rows=config.band_rows
+        )
+        keys[rows], content[rows], num_shingles[rows] = found.keys, found.content, found.num_shingles
+
+    means.each(texts.parts(known.rows < 0), work, "parts")
+    return Sketches(content, keys, num_shingles)
+
+
+def _equal_texts(content: np.ndarray, preference: np.ndarray) -> np.ndarray:
+    """For each text the preferred of those equal to it; -1 for this one itself."""
+    ranks = np.empty(len(preference), np.int64)
+    ranks[preference] = np.arange(len(preference))
+    order = np.lexsort((ranks, content[:, 1], content[:, 0]))
+    begins = np.ones(len(order), bool)
+    begins[1:] = (content[order[1:]] != content[order[:-1]]).any(axis=1)
+    first = order[np.flatnonzero(begins)][np.cumsum(begins) - 1]
+    keepers = np.full(len(order), -1, np.int64)
+    keepers[order[~begins]] = first[~begins]
+    return keepers
+
+
+def _with_company(sketches: Sketches, survivors: np.ndarray) -> np.ndarray:
+    """Mask of the rows that share a band with another survivor: only these can have copies."""
+    mask = np.zeros(len(sketches.keys), bool)
+    rows = survivors[sketches.num_shingles[survivors] > 0]
+    for band in range(sketches.keys.shape[1]):
+        keys = sketches.keys[rows, band]
+        order = np.argsort(keys)
+        same = keys[order[1:]] == keys[order[:-1]]
+        mask[rows[order[1:][same]]] = True
+        mask[rows[order[:-1][same]]] = True
+    return mask
+
+
+def _known_pairs(known: Known, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of the index both of whose documents have a place, as places, and their similarities."""
+    of_index = np.full(len(known.index.doc_ids), -1, np.int64)
+    old = np.flatnonzero(known.rows >= 0)
+    of_index[known.rows[old]] = places[old]
+    pairs = of_index[known.index.pairs]
+    usable = (pairs >= 0).all(axis=1)
+    return pairs[usable], np.asarray(known.index.similarities)[usable]
+
+
+def _load_sets(
+    texts: Texts, rows: np.ndarray, wanted: np.ndarray, places: np.ndarray, num_shingles: np.ndarray,
+    config: DeduplicateConfig, means: Means,
+) -> ShingleSets:  # fmt: skip
+    """Shingle sets of the documents rows[wanted]."""
+    room = np.where(wanted, num_shingles[rows], 0)
+    starts = np.concatenate([[0], np.cumsum(room)]).astype(np.int64)
+    shingles = means.array("shingles", (int(starts[-1]),), np.uint64)
+    lengths = np.full(len(rows), -1, np.int64)
+    mask = np.zeros(len(texts), bool)
+    mask[rows[wanted]] = True
+    table = character_table()
+
+    def work(part: Part) -> None:
+        own_rows, own = part()
+        offsets, data = text_buffers(own)
+        sizes = num_shingles[own_rows]
+        own_starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        own_shingles, own_lengths = np.empty(own_starts[-1], np.uint64), np.empty(len(own), np.int64)
+        shingle_sets(offsets, data, table, config.shingle_tokens, own_starts, own_shingles, own_lengths)
+        for number, place in enumerate(places[own_rows]):
+            begin, length = own_starts[number], own_lengths[number]
+            shingles[starts[place] : starts[place] + length] = own_shingles[begin : begin + length]
+            lengths[place] = length
+
+    means.each(texts.parts(mask), work, "parts")
+    return ShingleSets(shingles, starts, lengths)
