@@ -58,6 +58,9 @@ class FinetuneConfig(Config):
         description="Start from random weights of the same architecture instead of the base model, with the same "
         "budget: the baseline `random_weights` of the scores.",
     )
+    loss_on: Literal["target", "everything"] = Field(
+        "target", description="everything: texts without a prompt, of which every token is learnt."
+    )
     num_epochs: float = Field(1.0, gt=0, le=100, description="Passes over the training examples.")
     max_steps: int = Field(200, ge=1, description="Most optimizer steps, however many examples there are.")
     optimization: OptimizationConfig = Field(
@@ -84,6 +87,7 @@ class EvaluateTaskConfig(Config):
     """Scores of one downstream task on its test split, beside baselines."""
 
     task: str = Field("summary", min_length=1, description="Name of the downstream task.")
+    declared: Task | None = Field(None, description="Its declaration; none for the tasks made from the corpus.")
     max_items: int = Field(300, ge=1, description="Most test items scored, in order of item_id.")
     max_new_tokens: int = Field(48, ge=1, description="Longest generated answer in tokens.")
     num_resamples: int = Field(2000, ge=100, description="Bootstrap resamples of an interval.")

@@ -71,6 +71,15 @@ def label_rows(
     return [Row(ids, [IGNORE] * (len(ids) - 1) + [label]) for ids, label in zip(prompt_ids, labels, strict=True)]
 
 
+def text_rows(tokenizer: TextTokenizer, texts: Sequence[str], context_length: int) -> list[Row]:
+    """Rows of texts without a prompt, each cut to one context: every token is a target, the first after the mark."""
+    rows = []
+    for ids in tokenizer.encode_batch(texts):
+        part = ids[:context_length]
+        rows.append(Row([tokenizer.end_of_text, *part[:-1]], part))
+    return rows
+
+
 def pad_rows(rows: Sequence[Row], pad: int) -> Batch:
     """Rows as one batch (B, T), padded on the right, where padding changes nothing before it."""
     longest = max(len(row.tokens) for row in rows)

@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 from torch import nn
 
@@ -16,7 +18,15 @@ from lm_core.config import identity_of
 from lm_core.corpus.ledger import kept_examples
 from lm_core.downstream.classifier import PooledClassifier, save_finetuned
 from lm_core.downstream.config import FinetuneConfig
-from lm_core.downstream.encoding import Row, answer_rows, epoch_of_batches, group_by_length, label_rows, pad_rows
+from lm_core.downstream.encoding import (
+    Row,
+    answer_rows,
+    epoch_of_batches,
+    group_by_length,
+    label_rows,
+    pad_rows,
+    text_rows,
+)
 from lm_core.errors import UserError
 from lm_core.model.build import build_model
 from lm_core.model.language_model import LanguageModel
@@ -31,9 +41,18 @@ VALIDATION_TOKENS = 8192
 
 
 def finetune(
-    build: Build, config: FinetuneConfig, *, base: Checkpoint, examples: DownstreamData, corpus: ValidCorpus
+    build: Build,
+    config: FinetuneConfig,
+    *,
+    base: Checkpoint,
+    examples: DownstreamData,
+    corpus: ValidCorpus | None = None,
 ) -> Mapping[str, Any]:
     """Train the base, or the same architecture from random weights, on one task; write a checkpoint.
+
+    Args:
+        corpus: the gate's verdict on examples made from documents; none for a declared task, whose data come from
+            outside the corpus.
 
     Raises:
         UserError: when the task has no training examples left, or a label is outside its set.
@@ -44,7 +63,7 @@ def finetune(
         raise UserError(f"the task {config.task} has no training examples; tasks with examples: {known}")
     tokenizer = load_tokenizer(base.file("tokenizer.json"))
     model = starting_model(base, config, items)
-    rows = rows_of(items, model, tokenizer)
+    rows = rows_of(items, model, tokenizer, config.loss_on)
     batches = plan_batches([len(row.tokens) for row in rows], config)
     validation = read_items(examples, corpus, config.task, "validation", build.runtime)
     statistics = train(
@@ -53,7 +72,7 @@ def finetune(
         config.optimization,
         num_steps=len(batches),
         build=build,
-        evaluate=_validation_loss(rows_of(validation, model, tokenizer), tokenizer.pad),
+        evaluate=_validation_loss(rows_of(validation, model, tokenizer, config.loss_on), tokenizer.pad),
     )
     statistics["weights_sha256"] = save_finetuned(model, build.folder)
     shutil.copyfile(base.file("tokenizer.json"), build.folder / "tokenizer.json")
@@ -63,16 +82,21 @@ def finetune(
 
 
 def read_items(
-    examples: DownstreamData, corpus: ValidCorpus, task: str, split: str, runtime: Runtime
+    examples: DownstreamData, corpus: ValidCorpus | None, task: str, split: str, runtime: Runtime
 ) -> list[dict[str, Any]]:
-    """Examples of a task and split that passed the gate, in the order of item_id.
+    """Examples of a task and split in the order of item_id; with a corpus only those that passed its gate.
 
     Raises:
         UserError: when the examples are not those the corpus was validated with.
     """
-    if corpus.input_folder("examples") != examples.folder:
+    if corpus is None:
+        wanted = (pc.field("task") == task) & (pc.field("split") == split)
+        table = pq.read_table(examples.file("examples.parquet"), filters=wanted).sort_by("item_id")
+    elif corpus.input_folder("examples") != examples.folder:
         raise UserError("the examples are not those the corpus was validated with; run `validate` with them first")
-    rows: list[dict[str, Any]] = kept_examples(corpus, runtime=runtime, task=task, splits=[split]).to_pylist()
+    else:
+        table = kept_examples(corpus, runtime=runtime, task=task, splits=[split])
+    rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
 
@@ -90,12 +114,16 @@ def starting_model(base: Checkpoint, config: FinetuneConfig, items: Sequence[Map
     return PooledClassifier(model, labels) if labels else model
 
 
-def rows_of(items: Sequence[Mapping[str, Any]], model: LanguageModel, tokenizer: TextTokenizer) -> list[Row]:
-    """Items as token rows, for a classifier or a model that writes its answer.
+def rows_of(
+    items: Sequence[Mapping[str, Any]], model: LanguageModel, tokenizer: TextTokenizer, loss_on: str = "target"
+) -> list[Row]:
+    """Items as token rows, for a classifier or a model that writes its answer or goes on with a text.
 
     Raises:
         UserError: naming the first item whose label is outside the set.
     """
+    if loss_on == "everything":
+        return text_rows(tokenizer, [item["target"] for item in items], model.context_length)
     prompts = [item["prompt"] for item in items]
     if not isinstance(model, PooledClassifier):
         return answer_rows(tokenizer, prompts, [item["target"] for item in items], model.context_length)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,47 +15,47 @@ from numpy.typing import NDArray
 
 from data_contracts.schemas import PREDICTIONS
 from lm_core.artifact import Checkpoint, DownstreamData, ValidCorpus
-from lm_core.downstream.classifier import PooledClassifier, load_finetuned
 from lm_core.downstream.config import EvaluateTaskConfig
-from lm_core.downstream.encoding import prompt_rows
-from lm_core.downstream.finetune import read_items, rows_of
+from lm_core.downstream.finetune import read_items
 from lm_core.errors import UserError
-from lm_core.evaluation import baselines, metrics
-from lm_core.evaluation.generation import answers
-from lm_core.evaluation.likelihood import label_probabilities, nats_by_row, target_bytes
+from lm_core.evaluation import metrics
+from lm_core.evaluation.guards import Answered, corpus_score, guard_figures
+from lm_core.evaluation.outcome import Data, Items, Outcome, Scheme, ask, ask_baseline
 from lm_core.evaluation.statistics import (
     Interval,
     Resampling,
     bootstrap_mean,
     bootstrap_ratio,
-    calibration_error,
     paired_difference,
+    smallest_detectable_difference,
     wilson,
 )
 from lm_core.store import Build
-from lm_core.tokenizer import TextTokenizer, load_tokenizer
 
 MODEL, RANDOM = "model", "random_weights"
-PRIMARY = {"summary": "rouge_l", "answer": "token_f1"}
+CORPUS_METRICS = {"chrf_corpus": "chrf", "bleu": "bleu"}
+_EMBEDDED = {
+    "summary": Scheme("rouge_l", ("chrf", "copy_rate"), ("majority", "lead_sentence", "nearest_neighbour"), 48),
+    "answer": Scheme("token_f1", ("chrf", "copy_rate"), ("majority", "lead_sentence", "nearest_neighbour"), 48),
+    "topic": Scheme("accuracy", ("macro_f1", "calibration_error"), ("majority", "tfidf_logistic_regression"), 48),
+}
 
-Items = Sequence[Mapping[str, Any]]
 
-
-@dataclass
-class Outcome:
-    """What one system answered.
-
-    Attributes:
-        predictions: one for each item.
-        bits: of each item's target; empty for systems that have no likelihood.
-        num_bytes: of each item's target, as the model's tokens count them.
-        confidences: probability of the predicted label; empty without labels.
-    """
-
-    predictions: list[str]
-    bits: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    num_bytes: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    confidences: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+def scheme_of(config: EvaluateTaskConfig) -> Scheme:
+    """How the task is scored: as declared, or as the tasks made from the corpus are."""
+    task = config.declared
+    if task is None:
+        known = _EMBEDDED.get(config.task, _EMBEDDED["answer"])
+        return Scheme(known.metric, known.guards, known.baselines, config.max_new_tokens)
+    return Scheme(
+        task.metric,
+        task.guards,
+        task.baselines,
+        min(task.max_new_tokens, config.max_new_tokens),
+        task.language,
+        task.loss_on,
+        task.out_of_scope.label if task.out_of_scope else None,
+    )
 
 
 def evaluate_task(
@@ -66,25 +65,33 @@ def evaluate_task(
     finetuned: Checkpoint,
     from_random: Checkpoint,
     examples: DownstreamData,
-    corpus: ValidCorpus,
+    corpus: ValidCorpus | None = None,
 ) -> Mapping[str, Any]:
     """Write `scores.json` and `predictions.parquet` (item by item, every system); the scores are the statistics.
+
+    Args:
+        corpus: the gate's verdict on examples made from documents; none for a declared task.
 
     Raises:
         UserError: when no test item is left.
     """
     torch.set_num_threads(build.runtime.num_threads)
-    items = read_items(examples, corpus, config.task, "test", build.runtime)[: config.max_items]
-    train = read_items(examples, corpus, config.task, "train", build.runtime)
-    if not items or not train:
+    train, validation, test = (
+        read_items(examples, corpus, config.task, split, build.runtime) for split in ("train", "validation", "test")
+    )
+    data = Data(train, validation, test[: config.max_items])
+    if not data.test or not data.train:
         raise UserError(f"the task {config.task} has no test items left; raise prepare.max_test_items or add documents")
+    scheme = scheme_of(config)
     outcomes: dict[str, Outcome] = {}
     for place, (name, checkpoint) in enumerate(((MODEL, finetuned), (RANDOM, from_random))):
-        progress = _Progress(build, place * len(items), 2 * len(items))
-        outcomes[name] = _ask(checkpoint, items, config, build, progress)
-    outcomes |= {name: Outcome(made) for name, made in _baselines(train, items).items()}
-    scores = score_outcomes(config, items, outcomes)
-    write_evaluation(build, config.task, items, outcomes, scores)
+        progress = _Progress(build, place * len(data.test), 2 * len(data.test))
+        outcomes[name] = ask(checkpoint, data.test, scheme, build.runtime, progress)
+    for name in scheme.baselines:
+        shown, outcome = ask_baseline(name, data, scheme, finetuned)
+        outcomes[shown] = outcome
+    scores = score_outcomes(config, scheme, data, outcomes)
+    write_evaluation(build, config.task, data.test, outcomes, scores)
     return scores.summary
 
 
@@ -106,86 +113,84 @@ class _Progress:
         self._build.progress(self._before + done, self._total, "items")
 
 
-def _ask(
-    checkpoint: Checkpoint, items: Items, config: EvaluateTaskConfig, build: Build, progress: Callable[[int], None]
-) -> Outcome:
-    """A fine-tuned model's answers to all items."""
-    model = load_finetuned(checkpoint.folder, device=build.runtime.device)
-    tokenizer = load_tokenizer(checkpoint.file("tokenizer.json"))
-    if isinstance(model, PooledClassifier):
-        return _classify(model, tokenizer, items)
-    prompts = [item["prompt"] for item in items]
-    predictions = answers(model, tokenizer, prompts, max_new_tokens=config.max_new_tokens, on_done=progress)
-    rows = rows_of(items, model, tokenizer)
-    bits = nats_by_row(model, rows, tokenizer.pad) / math.log(2)
-    return Outcome(predictions, bits, np.array([target_bytes(tokenizer, row) for row in rows], np.float64))
-
-
-def _classify(model: PooledClassifier, tokenizer: TextTokenizer, items: Items) -> Outcome:
-    prompts = prompt_rows(tokenizer, [item["prompt"] for item in items], model.context_length)
-    probabilities = label_probabilities(model, prompts, tokenizer.pad)
-    best = probabilities.argmax(1)
-    number = {label: index for index, label in enumerate(model.labels)}
-    wanted = probabilities[np.arange(len(items)), [number[item["target"]] for item in items]]
-    return Outcome(
-        [model.labels[i] for i in best],
-        -np.log2(np.maximum(wanted, 1e-12)),
-        np.ones(len(items)),
-        probabilities.max(1),
-    )
-
-
-def _baselines(train: Items, items: Items) -> dict[str, list[str]]:
-    """Answers of the classical systems."""
-    known, targets = [item["prompt"] for item in train], [item["target"] for item in train]
-    prompts = [item["prompt"] for item in items]
-    made = {"majority": baselines.majority(targets, len(items))}
-    if items[0]["labels"]:
-        made["tfidf_logistic_regression"] = baselines.tfidf_logistic_regression(known, targets, prompts)
-    else:
-        made["lead_sentence"] = baselines.lead_sentence(prompts)
-        made["nearest_neighbour"] = baselines.nearest_neighbour(known, targets, prompts)
-    return made
-
-
-def score_outcomes(config: EvaluateTaskConfig, items: Items, outcomes: Mapping[str, Outcome]) -> Scores:
-    """All figures of a task. Items made from one document are resampled together."""
+def score_outcomes(config: EvaluateTaskConfig, scheme: Scheme, data: Data, outcomes: Mapping[str, Outcome]) -> Scores:
+    """All figures of a task. Items made from one document, or that share a text, are resampled together."""
     how = Resampling(config.num_resamples, config.confidence, config.seed)
-    groups = [item["group"] or item["doc_id"] or item["item_id"] for item in items]
-    labels = items[0]["labels"]
-    metric = "accuracy" if labels else PRIMARY.get(config.task, "token_f1")
-    by_item = {name: item_scores(metric, items, outcome.predictions) for name, outcome in outcomes.items()}
-    own = by_item[MODEL]
-    interval = (
-        wilson(int(own.sum()), len(own), config.confidence)
-        if labels and len(set(groups)) == len(groups)
-        else bootstrap_mean(own, how, groups)
-    )
-    gains = {name: paired_difference(own, other, how, groups) for name, other in by_item.items() if name != MODEL}
-    classical = max((name for name in gains if name != RANDOM), key=lambda name: by_item[name].mean())
-    secondary = _label_figures(items, outcomes) if labels else _text_figures(items, outcomes, how, groups)
+    groups = [item["group"] or item["doc_id"] or item["item_id"] for item in data.test]
+    by_item = {name: item_scores(scheme.metric, data.test, outcome) for name, outcome in outcomes.items()}
+    compared = _Comparison(scheme, by_item, outcomes, how, groups)
+    gains = {name: compared.gain(name) for name in by_item if name != MODEL}
+    classical = [name for name in gains if name != RANDOM]
+    best = max(classical, key=compared.goodness) if classical else None
     summary = {
         "task": config.task,
-        "metric": metric,
-        **interval.as_dict(),
-        "items": len(items),
-        "baselines": {name: round(float(values.mean()), 5) for name, values in by_item.items() if name != MODEL},
+        "metric": scheme.metric,
+        "better": "lower" if scheme.less_is_better else "higher",
+        **compared.score(MODEL).as_dict(),
+        "items": len(data.test),
+        "groups": len(set(groups)),
+        "baselines": {name: round(compared.score(name).estimate, 5) for name in by_item if name != MODEL},
         "gain_over_random_weights": gains[RANDOM].as_dict("mean"),
-        "best_classical_baseline": classical,
-        "gain_over_best_classical_baseline": gains[classical].as_dict("mean"),
-        "target_bits": _target_bits(outcomes, how, groups, "item" if labels else "byte"),
-        "secondary": secondary,
+        "best_classical_baseline": best,
+        "gain_over_best_classical_baseline": gains[best].as_dict("mean") if best else None,
+        "smallest_detectable_difference": _detectable(by_item, config.confidence),
+        "target_bits": _target_bits(outcomes, how, groups, "item" if scheme.metric == "accuracy" else "byte"),
+        "secondary": {name: guard_figures(data, outcome, scheme) for name, outcome in outcomes.items()},
+        "signatures": {
+            guard: corpus_score(CORPUS_METRICS[guard], Answered(data, outcomes[MODEL], scheme))[1]
+            for guard in scheme.guards
+            if guard in CORPUS_METRICS
+        },
     }
     return Scores(summary, by_item)
 
 
-def item_scores(metric: str, items: Items, predictions: Sequence[str]) -> NDArray[np.float64]:
+@dataclass(frozen=True)
+class _Comparison:
+    """Scores and paired gains of all systems on the same items and the same resamples."""
+
+    scheme: Scheme
+    by_item: Mapping[str, NDArray[np.float64]]
+    outcomes: Mapping[str, Outcome]
+    how: Resampling
+    groups: Sequence[str]
+
+    def score(self, name: str) -> Interval:
+        """A system's score: a mean over items, or bits over bytes."""
+        own, outcome = self.by_item[name], self.outcomes[name]
+        if self.scheme.less_is_better:
+            return bootstrap_ratio(outcome.bits, outcome.num_bytes, self.how, self.groups)
+        if self.scheme.metric == "accuracy" and len(set(self.groups)) == len(self.groups):
+            return wilson(int(own.sum()), len(own), self.how.confidence)
+        return bootstrap_mean(own, self.how, self.groups)
+
+    def gain(self, name: str) -> Interval:
+        """What the model is better by, above zero where it is better; paired over items."""
+        if self.scheme.less_is_better:
+            saved = self.outcomes[name].bits - self.outcomes[MODEL].bits
+            return bootstrap_ratio(saved, self.outcomes[MODEL].num_bytes, self.how, self.groups)
+        return paired_difference(self.by_item[MODEL], self.by_item[name], self.how, self.groups)
+
+    def goodness(self, name: str) -> float:
+        """Higher is better, whatever the metric."""
+        estimate = self.score(name).estimate
+        return -estimate if self.scheme.less_is_better else estimate
+
+
+def item_scores(metric: str, items: Items, outcome: Outcome) -> NDArray[np.float64]:
     """The metric of each item."""
+    if metric == "bits_per_byte":
+        return outcome.bits / np.maximum(1.0, outcome.num_bytes)
+    pairs = list(zip(items, outcome.predictions, strict=True))
     if metric == "accuracy":
-        return np.array([item["target"] == made for item, made in zip(items, predictions, strict=True)], np.float64)
+        return np.array([item["target"] == made for item, made in pairs], np.float64)
     score = metrics.TEXT_METRICS[metric]
-    pairs = zip(items, predictions, strict=True)
     return np.array([score(made, item["references"] or [item["target"]]) for item, made in pairs], np.float64)
+
+
+def _detectable(by_item: Mapping[str, NDArray[np.float64]], confidence: float) -> float:
+    """The mean paired difference to random weights that so many items would find four times in five."""
+    return round(smallest_detectable_difference(by_item[MODEL] - by_item[RANDOM], confidence=confidence), 5)
 
 
 def _target_bits(outcomes: Mapping[str, Outcome], how: Resampling, groups: Sequence[str], unit: str) -> dict[str, Any]:
@@ -200,37 +205,6 @@ def _target_bits(outcomes: Mapping[str, Outcome], how: Resampling, groups: Seque
     }
 
 
-def _label_figures(items: Items, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    from sklearn.metrics import f1_score
-
-    targets, own = [item["target"] for item in items], outcomes[MODEL]
-    right = [made == target for made, target in zip(own.predictions, targets, strict=True)]
-    return {
-        "macro_f1": {
-            name: round(float(f1_score(targets, outcome.predictions, average="macro", zero_division=0.0)), 5)
-            for name, outcome in outcomes.items()
-        },
-        "calibration_error": round(calibration_error(own.confidences, right), 5),
-    }
-
-
-def _text_figures(
-    items: Items, outcomes: Mapping[str, Outcome], how: Resampling, groups: Sequence[str]
-) -> dict[str, Any]:
-    """chrF, with what pretraining adds to it, and the share of answers that are copied from the prompt."""
-    by_system = {name: item_scores("chrf", items, outcome.predictions) for name, outcome in outcomes.items()}
-    copied = [
-        bool(made) and made in item["prompt"] for item, made in zip(items, outcomes[MODEL].predictions, strict=True)
-    ]
-    return {
-        "chrf": {name: round(float(values.mean()), 5) for name, values in by_system.items()},
-        "chrf_gain_over_random_weights": paired_difference(by_system[MODEL], by_system[RANDOM], how, groups).as_dict(
-            "mean"
-        ),
-        "copy_rate": round(float(np.mean(copied)), 5),
-    }
-
-
 def write_evaluation(build: Build, task: str, items: Items, outcomes: Mapping[str, Outcome], scores: Scores) -> None:
     """`scores.json`, and every answer of every system with its score."""
     rows = [
@@ -241,6 +215,11 @@ def write_evaluation(build: Build, task: str, items: Items, outcomes: Mapping[st
             "prediction": outcome.predictions[place],
             "target": item["target"],
             "score": float(scores.by_item[name][place]),
+            "bits": float(outcome.bits[place]) if len(outcome.bits) else None,
+            "num_bytes": int(outcome.num_bytes[place]) if len(outcome.num_bytes) else None,
+            "confidence": float(outcome.confidences[place]) if len(outcome.confidences) else None,
+            "references": item["references"],
+            "group": item["group"],
         }
         for name, outcome in outcomes.items()
         for place, item in enumerate(items)

@@ -37,3 +37,14 @@ def answers(
             result[index] = tokenizer.decode(ids).strip()
         on_done(start + len(part))
     return result
+
+
+def continuations(
+    model: LanguageModel, tokenizer: TextTokenizer, starts: Sequence[Sequence[int]], *, max_new_tokens: int
+) -> list[str]:
+    """How the model goes on with texts: sampled, because the likeliest continuation soon repeats itself."""
+    room = max(1, min(max_new_tokens, model.context_length - max(map(len, starts), default=1)))
+    made = generate(
+        model, starts, max_new_tokens=room, stop_ids=(tokenizer.end_of_text,), temperature=0.8, top_k=50, seed=0
+    )
+    return [tokenizer.decode(ids).strip() for ids in made]

@@ -11,6 +11,8 @@ from typing import Any
 # Words; characters of scripts that put no space between words stand alone.
 _WORDS = re.compile(r"[぀-ヿ㐀-䶿一-鿿]|[^\W_぀-ヿ㐀-䶿一-鿿]+")
 
+_NUMBERS = re.compile(r"-?\d+(?:\.\d+)?")
+
 
 def words(text: str) -> list[str]:
     """Lower-case words of a text, without punctuation."""
@@ -28,7 +30,7 @@ class _Words:
 def _rouge() -> Any:
     from rouge_score.rouge_scorer import RougeScorer  # loads nltk, over a second
 
-    return RougeScorer(["rougeL"], tokenizer=_Words())
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=_Words())
 
 
 @lru_cache(maxsize=1)
@@ -38,9 +40,23 @@ def _chrf() -> Any:
     return CHRF()
 
 
+def _rouge_score(name: str, answer: str, references: Sequence[str]) -> float:
+    return max(float(_rouge().score(reference, answer)[name].fmeasure) for reference in references)
+
+
+def rouge_1(answer: str, references: Sequence[str]) -> float:
+    """F-measure of shared words (Lin 2004)."""
+    return _rouge_score("rouge1", answer, references)
+
+
+def rouge_2(answer: str, references: Sequence[str]) -> float:
+    """F-measure of shared pairs of words (Lin 2004)."""
+    return _rouge_score("rouge2", answer, references)
+
+
 def rouge_l(answer: str, references: Sequence[str]) -> float:
     """F-measure of the longest common subsequence of words (Lin 2004)."""
-    return max(float(_rouge().score(reference, answer)["rougeL"].fmeasure) for reference in references)
+    return _rouge_score("rougeL", answer, references)
 
 
 def chrf(answer: str, references: Sequence[str]) -> float:
@@ -65,9 +81,25 @@ def exact_match(answer: str, references: Sequence[str]) -> float:
     return float(any(words(answer) == words(reference) for reference in references))
 
 
+def same_text(answer: str, references: Sequence[str]) -> float:
+    """1 where the answer is a reference to the letter, but for spaces: a shell command, say."""
+    return float(any(answer.split() == reference.split() for reference in references))
+
+
+def number_match(answer: str, references: Sequence[str]) -> float:
+    """1 where the last number of the answer is that of a reference."""
+    found = _NUMBERS.findall(answer.replace(",", ""))
+    wanted = {number for reference in references for number in _NUMBERS.findall(reference.replace(",", ""))[-1:]}
+    return float(bool(found) and found[-1] in wanted)
+
+
 TEXT_METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
+    "rouge_1": rouge_1,
+    "rouge_2": rouge_2,
     "rouge_l": rouge_l,
     "chrf": chrf,
     "token_f1": token_f1,
     "exact_match": exact_match,
+    "same_text": same_text,
+    "number_match": number_match,
 }

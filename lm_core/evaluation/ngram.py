@@ -41,7 +41,7 @@ class KneserNey:
 
     def __init__(self, sequences: Sequence[Sequence[int]], *, vocab_size: int, order: int) -> None:
         self.vocab_size = vocab_size
-        self._bits = max(1, int(vocab_size).bit_length())
+        self._bits = max(1, int(vocab_size - 1).bit_length())
         self.order = max(1, min(order, 63 // self._bits))
         self._orders = self._count([np.asarray(sequence, np.int64) for sequence in sequences])
 

@@ -14,10 +14,10 @@ TASKS = (
         group="{phenomenon}/{paradigm}",
         metric="accuracy",
         baselines=("chance", "kneser_ney_5_gram"),
-        max_test_items=13_400,
+        max_test_items=6_700,
         licence="CC-BY-4.0",
         source="BLiMP: minimal pairs of English grammar, 67 paradigms of 12 phenomena (Warstadt et al. 2020)",
-        weakness="made from templates; the first 200 pairs of each paradigm",
+        weakness="made from templates; a sample of the first 200 pairs of each paradigm",
     ),
     Task(
         name="piqa",

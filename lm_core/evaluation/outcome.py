@@ -1,0 +1,157 @@
+"""What a system answers to the items of a task: a fine-tuned model, or a classical baseline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lm_core.artifact import Checkpoint
+from lm_core.downstream.classifier import PooledClassifier, load_finetuned
+from lm_core.downstream.encoding import Row, prompt_rows
+from lm_core.downstream.finetune import rows_of
+from lm_core.evaluation import baselines
+from lm_core.evaluation.generation import answers, continuations
+from lm_core.evaluation.likelihood import label_probabilities, nats_by_row, target_bytes
+from lm_core.evaluation.ngram import KneserNey
+from lm_core.model.losses import IGNORE
+from lm_core.runtime import Runtime
+from lm_core.tokenizer import TextTokenizer, load_tokenizer
+
+# So many texts are gone on with, from so many tokens: what is repeated and what is memorised shows in a few.
+CONTINUED_TEXTS, CONTINUED_FROM = 24, 48
+
+Items = Sequence[Mapping[str, Any]]
+Floats = NDArray[np.float64]
+
+
+def _none() -> Floats:
+    return np.empty(0)
+
+
+@dataclass
+class Outcome:
+    """What one system answered.
+
+    Attributes:
+        predictions: one for each item; empty text where the system only has a likelihood.
+        bits: of each item's target; empty for systems that have no likelihood.
+        num_bytes: of each item's target, as the model's tokens count them.
+        confidences: probability of the predicted label; empty without labels.
+    """
+
+    predictions: list[str]
+    bits: Floats = field(default_factory=_none)
+    num_bytes: Floats = field(default_factory=_none)
+    confidences: Floats = field(default_factory=_none)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a task is scored: metric, figures beside it, baselines, and how long answers may be."""
+
+    metric: str
+    guards: tuple[str, ...]
+    baselines: tuple[str, ...]
+    max_new_tokens: int
+    language: str = "en"
+    loss_on: str = "target"
+    outside: str | None = None
+
+    @property
+    def less_is_better(self) -> bool:
+        """Whether a lower score is the better one."""
+        return self.metric == "bits_per_byte"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Items of a task by split."""
+
+    train: Items
+    validation: Items
+    test: Items
+
+
+def ask(
+    checkpoint: Checkpoint, items: Items, scheme: Scheme, runtime: Runtime, on_done: Callable[[int], None]
+) -> Outcome:
+    """A fine-tuned model's answers to all items."""
+    model = load_finetuned(checkpoint.folder, device=runtime.device)
+    tokenizer = load_tokenizer(checkpoint.file("tokenizer.json"))
+    if isinstance(model, PooledClassifier):
+        return _classify(model, tokenizer, items)
+    rows = rows_of(items, model, tokenizer, scheme.loss_on)
+    bits = nats_by_row(model, rows, tokenizer.pad) / math.log(2)
+    num_bytes = np.array([target_bytes(tokenizer, row) for row in rows], np.float64)
+    if scheme.loss_on == "everything":
+        starts = [row.tokens[:CONTINUED_FROM] for row in rows[:CONTINUED_TEXTS]]
+        made = continuations(model, tokenizer, starts, max_new_tokens=scheme.max_new_tokens)
+        return Outcome(made + [""] * (len(items) - len(made)), bits, num_bytes)
+    prompts = [item["prompt"] for item in items]
+    predictions = answers(model, tokenizer, prompts, max_new_tokens=scheme.max_new_tokens, on_done=on_done)
+    return Outcome(predictions, bits, num_bytes)
+
+
+def _classify(model: PooledClassifier, tokenizer: TextTokenizer, items: Items) -> Outcome:
+    prompts = prompt_rows(tokenizer, [item["prompt"] for item in items], model.context_length)
+    probabilities = label_probabilities(model, prompts, tokenizer.pad)
+    best = probabilities.argmax(1)
+    number = {label: index for index, label in enumerate(model.labels)}
+    wanted = probabilities[np.arange(len(items)), [number[item["target"]] for item in items]]
+    return Outcome(
+        [model.labels[i] for i in best],
+        -np.log2(np.maximum(wanted, 1e-12)),
+        np.ones(len(items)),
+        probabilities.max(1),
+    )
+
+
+def ask_baseline(name: str, data: Data, scheme: Scheme, checkpoint: Checkpoint) -> tuple[str, Outcome]:
+    """A classical system's answers, and the name it goes by.
+
+    Args:
+        checkpoint: lends its tokenizer to the n-gram, so that both are charged for the same bytes.
+    """
+    known, targets = [item["prompt"] for item in data.train], [item["target"] for item in data.train]
+    prompts = [item["prompt"] for item in data.test]
+    if name == "kneser_ney_5_gram":
+        return _ngram(data, scheme, checkpoint)
+    if name == "tfidf_logistic_regression":
+        labels, sure = baselines.tfidf_logistic_regression(known, targets, prompts)
+        return name, Outcome(labels, confidences=sure)
+    if name == "tfidf_with_threshold":
+        held_out = [(item["prompt"], item["target"]) for item in data.validation]
+        train = list(zip(known, targets, strict=True))
+        return name, Outcome(baselines.tfidf_with_threshold(train, held_out, prompts, scheme.outside or ""))
+    joint = "" if scheme.language.endswith("zh") else " "
+    makers: dict[str, Callable[[], list[str]]] = {
+        "majority": lambda: baselines.majority(targets, len(prompts)),
+        "lead_sentence": lambda: baselines.lead_sentence(prompts),
+        "nearest_neighbour": lambda: baselines.nearest_neighbour(known, targets, prompts),
+        "copy": lambda: baselines.copy(prompts),
+        "best_overlap_sentence": lambda: baselines.best_overlap_sentence(prompts),
+        "dictionary": lambda: baselines.dictionary(known, targets, prompts, joint=joint),
+    }
+    return name, Outcome(makers[name]())
+
+
+def _ngram(data: Data, scheme: Scheme, checkpoint: Checkpoint) -> tuple[str, Outcome]:
+    """Kneser-Ney over the training items; bits of the tokens that the models are scored on, cut as theirs are."""
+    model = load_finetuned(checkpoint.folder)
+    tokenizer = load_tokenizer(checkpoint.file("tokenizer.json"))
+    known, rows = (rows_of(items, model, tokenizer, scheme.loss_on) for items in (data.train, data.test))
+    ngram = KneserNey([_whole(row) for row in known], vocab_size=tokenizer.vocab_size, order=5)
+    bits = [float(ngram.bits(_whole(row))[[t != IGNORE for t in row.targets]].sum()) for row in rows]
+    num_bytes = [target_bytes(tokenizer, row) for row in rows]
+    outcome = Outcome([""] * len(bits), np.array(bits), np.array(num_bytes, np.float64))
+    return f"kneser_ney_{ngram.order}_gram", outcome
+
+
+def _whole(row: Row) -> list[int]:
+    """The tokens of a row and the last target, which stands in no input."""
+    return [*row.tokens, row.targets[-1]]
