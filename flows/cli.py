@@ -10,10 +10,10 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 
-from flows.commands import arguments, corpus, pipeline, registry, stack, use
+from flows.commands import arguments, corpus, downstream, pipeline, registry, stack, use
 from flows.commands.arguments import Handler
 
-GROUPS = (pipeline, stack, registry, use, corpus)
+GROUPS = (pipeline, stack, registry, use, downstream, corpus)
 EXIT_TRY_LATER, EXIT_INTERRUPTED = 75, 130
 FULL_BELOW_BYTES = 1_000_000
 

@@ -218,7 +218,8 @@ class _Reader:
             if not isinstance(row, str) and (text := fill(outside.prompt, row)):
                 texts.append(text[: self.task.max_prompt_chars])
         made = {item_id_of(self.task.name, "", f"{text}\0{outside.label}"): text for text in texts}
-        for identity in sorted(made)[: round(outside.share * len(items))]:
+        # Not the smallest identifiers: those are the ones a cap on the items keeps.
+        for identity in sorted(made, key=lambda name: name[::-1])[: round(outside.share * len(items))]:
             items[identity] = {
                 "item_id": identity, "task": self.task.name, "split": split, "prompt": made[identity],
                 "target": outside.label, "labels": None, "references": None, "group": None,

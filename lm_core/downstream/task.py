@@ -133,6 +133,7 @@ class Task(Config):
     max_test_items: int = Field(200, ge=1, description="Most test items.")
     num_epochs: float = Field(2.0, gt=0, le=100, description="Passes over the training items.")
     max_steps: int = Field(60, ge=1, description="Most optimizer steps.")
+    batch_tokens: int = Field(4096, ge=64, description="Tokens of one optimizer step; short texts want fewer.")
     max_bad_share: float = Field(0.02, ge=0, le=1, description="Bad rows of a split beyond which reading fails.")
     max_leak_share: float = Field(
         0.02, ge=0, le=1, description="Held-out items that training holds too (they leave training): the bound."

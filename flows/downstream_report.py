@@ -1,0 +1,86 @@
+"""The score card of the downstream tasks: one table, as Markdown, as HTML and on the terminal."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tasks.reports import table
+
+HEADINGS = ("task", "metric", "score", "95 % interval", "items", "gain over random weights", "baselines", "beside it")
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem;color:#222}table{border-collapse:collapse}"
+    "td,th{border-bottom:1px solid #ddd;padding:.35rem .7rem;text-align:left;vertical-align:top}"
+)
+
+
+def rows_of(card: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """One row of words for each task."""
+    return [_row(name, scores) for name, scores in card["downstream"].items()]
+
+
+def _row(name: str, scores: Mapping[str, Any]) -> tuple[str, ...]:
+    gain = scores.get("gain_over_random_weights") or {}
+    metric = scores["metric"].replace("_", " ") + (" (lower is better)" if scores.get("better") == "lower" else "")
+    beside = scores.get("secondary", {})
+    beside = beside.get("model", beside)
+    return (
+        name.replace("_", " "),
+        metric,
+        f"{scores['score']:.3f}",
+        f"{scores['low']:.3f} to {scores['high']:.3f}",
+        f"{scores['items']:,}",
+        f"{gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})" if gain else "",
+        _figures(scores.get("baselines", {})),
+        _figures(beside),
+    )
+
+
+def _figures(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{n.replace('_', ' ')} {v:.3f}" for n, v in values.items() if isinstance(v, int | float))
+
+
+def _notes(card: Mapping[str, Any]) -> list[str]:
+    signatures = {s for scores in card["downstream"].values() for s in scores.get("signatures", {}).values() if s}
+    notes = [f"{name} is left out: {reason}" for name, reason in card["left_out"].items()]
+    if signatures:
+        notes.append("sacrebleu: " + "; ".join(sorted(signatures)))
+    notes.append("A gain above zero means better than the same model trained from random weights with the same budget.")
+    return notes
+
+
+def as_markdown(card: Mapping[str, Any]) -> str:
+    """The card for Prefect."""
+    lines = [f"# Downstream tasks of {card['model']}", table(HEADINGS, rows_of(card))]
+    return "\n\n".join([*lines, *(f"- {note}" for note in _notes(card))])
+
+
+def as_html(card: Mapping[str, Any]) -> str:
+    """The card as one page without any other file."""
+
+    def cells(values: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values) + "</tr>"
+
+    title = html.escape(f"Downstream tasks of {card['model']}")
+    body = cells(HEADINGS, "th") + "".join(cells(row, "td") for row in rows_of(card))
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in _notes(card))
+    return (
+        f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>"
+        f"<h1>{title}</h1><table>{body}</table><ul>{notes}</ul>"
+    )
+
+
+def show(card: Mapping[str, Any], console: Console) -> None:
+    """The card as a person reads it on a terminal."""
+    shown = Table(title=f"Downstream tasks of {card['model']}", title_justify="left")
+    for heading in HEADINGS[:-1]:
+        shown.add_column(heading)
+    for row in rows_of(card):
+        shown.add_row(*row[:-1])
+    console.print(shown)
+    for note in _notes(card):
+        console.print(f"  {note}", highlight=False)
