@@ -19,9 +19,10 @@ from prefect.runtime import flow_run
 from flows.config import PipelineConfig
 from flows.presets import laptop
 from flows.scorecard import as_markdown, headline_metrics, score_card
-from flows.wiring import Products, Until, UntilReached, corpus_to_model
+from flows.wiring import Products, Until, UntilReached, corpus_to_model, evaluate_task
 from lm_core import stages
 from lm_core.artifact import Checkpoint, Evaluation
+from lm_core.evaluation.promotion import labels_of
 from lm_core.runtime import Runtime
 from tasks.display import Display
 from tasks.memory import PeakMemory
@@ -134,6 +135,22 @@ def _release(
             corpus=products.corpus,
         )
 
+    def measure_champion_on(model: str, champion: Checkpoint) -> Evaluation | None:
+        task = model.removeprefix(f"{name}-")
+        ours = products.tasks[task]
+        if labels_of(champion) != labels_of(ours.finetuned):
+            return None
+        return evaluate_task(
+            task,
+            config,
+            runner,
+            champion,
+            ours.from_random,
+            label=f"evaluate champion {task}",
+            examples=products.examples,
+            corpus=products.corpus,
+        )
+
     registered = runner.recorded(
         "register", lambda: register(runner.runtime, runner.journal, models, return_state=True)
     )
@@ -144,6 +161,7 @@ def _release(
             name,
             registered,
             measure_champion,
+            measure_champion_on,
             {model: evaluation for model, (_, evaluation) in models.items()},
             allowed=config.registry.promote,
             return_state=True,

@@ -41,8 +41,8 @@ def score_card(
         "pretrain": _pretrain(base, made.get("evaluate")),
         "downstream": {
             artifact.statistics["task"]: dict(artifact.statistics)
-            for artifact in made.values()
-            if artifact.stage == "evaluate_task"
+            for label, artifact in made.items()
+            if artifact.stage == "evaluate_task" and not label.startswith("evaluate champion")
         },
         "registered": {key: item.version for key, item in registered.items()},
         "stages": [

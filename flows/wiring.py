@@ -52,6 +52,7 @@ class TaskProducts:
     """What one downstream task yields."""
 
     finetuned: Checkpoint
+    from_random: Checkpoint
     evaluation: Evaluation
 
 
@@ -105,7 +106,7 @@ def corpus_to_model(config: PipelineConfig, run: Run) -> Products:
         tokens=tokens,
         base=base,
         evaluation=evaluation,
-        tasks={task: TaskProducts(finetuned[task][0], evaluated[task]) for task in tasks},
+        tasks={task: TaskProducts(*finetuned[task], evaluated[task]) for task in tasks},
     )
 
 
@@ -136,12 +137,13 @@ def evaluate_task(
     *,
     examples: DownstreamData,
     corpus: ValidCorpus,
+    label: str | None = None,
 ) -> Evaluation:
     """Score a fine-tune on held-out items, beside its baselines."""
     return run(
         stages.EVALUATE_TASK,
         config.evaluate_task.model_copy(update={"task": task}),
-        label=f"evaluate {task}",
+        label=label or f"evaluate {task}",
         finetuned=finetuned,
         from_random=from_random,
         examples=examples,

@@ -77,6 +77,7 @@ def promote(
     name: str,
     registered: Mapping[str, Registered],
     measure_champion: Callable[[Checkpoint], Evaluation],
+    measure_champion_on: Callable[[str, Checkpoint], Evaluation | None],
     evaluations: Mapping[str, Evaluation],
     *,
     allowed: bool,
@@ -87,6 +88,8 @@ def promote(
         name: the base model; its fine-tunes follow its decision.
         registered: every version of this run, by model name.
         measure_champion: scores another checkpoint on this run's validation text.
+        measure_champion_on: scores the champion among the fine-tunes of a name on this run's items; None when the two
+            cannot be compared.
         evaluations: this run's, by model name.
         allowed: False leaves the new version challenger whatever the evidence.
     """
@@ -95,7 +98,7 @@ def promote(
     if decided.exists():
         return Completed(name="Cached", data=json.loads(decided.read_text())["alias"])
     champion = registry.version_with_alias(name, "champion")
-    decision = _decide(runtime, champion, name, evaluations, measure_champion)
+    decision = _decide(runtime, champion, name, evaluations, measure_champion, measure_champion_on)
     alias = "challenger"
     if decision.promote and allowed:
         alias = "champion"
@@ -115,18 +118,21 @@ def _decide(
     name: str,
     evaluations: Mapping[str, Evaluation],
     measure_champion: Callable[[Checkpoint], Evaluation],
+    measure_champion_on: Callable[[str, Checkpoint], Evaluation | None],
 ) -> Decision:
     challenger_tasks = {model: item.statistics for model, item in evaluations.items() if model != name}
     if champion is None:
         return decide(evaluations[name].statistics, None, challenger_tasks, {})
     from lm_core.store import Store
 
-    folder = registry.checkpoint_folder(champion, runtime)
-    scored = measure_champion(Store(runtime).open(Checkpoint, folder))
+    store = Store(runtime)
+    scored = measure_champion(store.open(Checkpoint, registry.checkpoint_folder(champion, runtime)))
     champion_tasks = {}
     for model in challenger_tasks:
         version = registry.version_with_alias(model, "champion")
-        scores = json.loads(version.tags.get(registry.SCORES_TAG, "{}")) if version else {}
-        if scores.get("metric") == challenger_tasks[model]["metric"]:
-            champion_tasks[model] = scores
+        if version:
+            found = store.open(Checkpoint, registry.checkpoint_folder(version, runtime))
+            measured = measure_champion_on(model, found)
+            if measured:
+                champion_tasks[model] = measured.statistics
     return decide(evaluations[name].statistics, scored.statistics, challenger_tasks, champion_tasks)

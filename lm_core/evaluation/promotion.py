@@ -7,9 +7,18 @@ end of the champion's interval). Without a champion the challenger is promoted.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from lm_core.artifact import Checkpoint
+
+
+def labels_of(checkpoint: Checkpoint) -> list[str] | None:
+    """The labels a classifier chooses among; None for a model that writes."""
+    path = checkpoint.file("labels.json")
+    return list(json.loads(path.read_text())) if path.exists() else None
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ def decide(
         challenger: its language-model scores; `val_bits_per_byte` counts.
         champion: those of the model in service; None when there is none.
         challenger_tasks: task -> {"metric", "score", "low", "high"}.
-        champion_tasks: the same for the model in service.
+        champion_tasks: the same for the model in service, where the two can be compared.
     """
     new = float(challenger["val_bits_per_byte"])
     if champion is None:
