@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_contracts.schemas import DECISIONS
 from lm_core.artifact import Corpus
 from lm_core.corpus.config import CleanConfig
-from lm_core.corpus.language import language_of
-from lm_core.corpus.rules import IDEOGRAPHS, LINES, SIGNALS, WORDS, rules
+from lm_core.corpus.language import SAMPLE_CHARACTERS, language_of
+from lm_core.corpus.rules import rules
+from lm_core.corpus.signals import SIGNALS, signals_of
 from lm_core.database import connect
 from lm_core.store import Build
 
-BATCH_ROWS = 4096
 SIGNALS_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("doc_id", "kind", "language")] + [(name, pa.float64()) for name in SIGNALS]
 )
@@ -23,22 +26,25 @@ SIGNALS_SCHEMA = pa.schema(
 
 def clean(build: Build, config: CleanConfig, *, corpus: Corpus) -> dict[str, Any]:
     """Write signals.parquet (a row for each document) and decisions.parquet (a row for each dropped one)."""
-    decisions: list[pa.Table] = []
+    decisions: list[pa.Table] = [DECISIONS.empty_table()]
     num_documents = 0
     total = int(corpus.statistics.get("num_documents", 0)) or None
+    groups = [
+        (shard, number)
+        for shard in corpus.document_shards()
+        for number in range(pq.ParquetFile(shard).num_row_groups)
+    ]  # fmt: skip
     with (
         connect(build.runtime) as connection,
+        ThreadPoolExecutor(build.runtime.num_threads) as pool,
         pq.ParquetWriter(build.folder / "signals.parquet", SIGNALS_SCHEMA, compression="zstd") as writer,
     ):
-        for shard in corpus.document_shards():
-            for batch in pq.ParquetFile(shard).iter_batches(BATCH_ROWS, columns=["doc_id", "kind", "text"]):
-                signals = _signals(connection, batch)
-                writer.write_table(signals)
-                decisions.append(_decisions(connection, signals, config))
-                num_documents += batch.num_rows
-                build.progress(num_documents, total, "documents")
-    dropped = pa.concat_tables(decisions) if decisions else DECISIONS.empty_table()
-    dropped = dropped.sort_by("doc_id")
+        for signals in pool.map(_signals, groups):
+            writer.write_table(signals)
+            decisions.append(_decisions(connection, signals, config))
+            num_documents += signals.num_rows
+            build.progress(num_documents, total, "documents")
+    dropped = pa.concat_tables(decisions).sort_by("doc_id")
     pq.write_table(dropped, build.folder / "decisions.parquet", compression="zstd")
     reasons = dropped["reason"].value_counts().to_pylist()
     return {
@@ -48,21 +54,16 @@ def clean(build: Build, config: CleanConfig, *, corpus: Corpus) -> dict[str, Any
     }
 
 
-def _signals(connection: Any, batch: pa.RecordBatch) -> pa.Table:
-    """The signals of a batch of documents, in their order."""
-    languages = pa.array([language_of(text) for text in batch["text"].to_pylist()], pa.string())
-    numbers = pa.array(range(batch.num_rows), pa.int64())
-    documents = pa.Table.from_batches([batch]).append_column("language", languages).append_column("number", numbers)
-    columns = ", ".join(f"({expression})::DOUBLE AS {name}" for name, expression in SIGNALS.items())
-    connection.register("batch_documents", documents)
-    query = f"""
-        WITH parts AS (SELECT *, {WORDS} AS words, {LINES} AS lines, {IDEOGRAPHS} AS num_ideographs
-                       FROM batch_documents)
-        SELECT doc_id, kind, language, {columns} FROM parts ORDER BY number
-    """
-    signals: pa.Table = connection.sql(query).to_arrow_table()
-    connection.unregister("batch_documents")
-    return signals.cast(SIGNALS_SCHEMA)
+def _signals(group: tuple[Path, int]) -> pa.Table:
+    """The signals of the documents of a row group, in their order."""
+    shard, number = group
+    documents = pq.ParquetFile(shard).read_row_group(number, columns=["doc_id", "kind", "text"], use_threads=False)
+    texts = documents["text"].cast(pa.large_string()).combine_chunks()
+    # The language shows in the first characters; only these become Python's strings.
+    beginnings = pc.utf8_slice_codeunits(texts, 0, SAMPLE_CHARACTERS).to_pylist()
+    languages = pa.array(list(map(language_of, beginnings)), pa.string())
+    columns = [documents["doc_id"], documents["kind"], languages, *signals_of(texts).T]
+    return pa.table(columns, schema=SIGNALS_SCHEMA)
 
 
 def _decisions(connection: Any, signals: pa.Table, config: CleanConfig) -> pa.Table:

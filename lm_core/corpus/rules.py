@@ -13,31 +13,6 @@ from dataclasses import dataclass
 
 from lm_core.corpus.config import CleanConfig
 
-# Signals of one document as DuckDB expressions over its `text`, and over lists of its words and lines. A character of a
-# script without spaces counts as a word.
-SIGNALS = {
-    "num_words": "len(words) + num_ideographs",
-    "mean_word_length": "CASE WHEN num_ideographs > len(words) THEN 1.0 "
-    "ELSE coalesce(list_avg(list_transform(words, lambda w: length(w))), 0) END",
-    "alphabetic_fraction": "(len(list_filter(words, lambda w: regexp_matches(w, '\\pL'))) + num_ideographs) "
-    "/ greatest(len(words) + num_ideographs, 1)",
-    # A run of '#' counts once: "###" is one heading.
-    "symbol_fraction": "(len(regexp_extract_all(text, '#+')) "
-    "+ (length(text) - length(replace(text, '...', ''))) / 3 + length(text) - length(replace(text, '…', ''))) "
-    "/ greatest(len(words) + num_ideographs, 1)",
-    "duplicate_line_fraction": "1 - coalesce(list_sum(list_transform(list_distinct(lines), lambda l: length(l))), 0) "
-    "/ greatest(coalesce(list_sum(list_transform(lines, lambda l: length(l))), 0), 1)",
-    "replacement_fraction": "(length(text) - length(replace(text, chr(65533), ''))) / greatest(length(text), 1)",
-    "bullet_fraction": "len(list_filter(lines, lambda l: l[1] IN ('-', '*', '•', '‣'))) / greatest(len(lines), 1)",
-    "ellipsis_fraction": "len(list_filter(lines, lambda l: suffix(l, '...') OR suffix(l, '…'))) "
-    "/ greatest(len(lines), 1)",
-}
-
-# Lines that count as repeated must be long enough not to be closing brackets or table rules.
-LINES = "list_filter(list_transform(string_split(text, chr(10)), lambda l: trim(l)), lambda l: length(l) > 3)"
-WORDS = "list_filter(regexp_split_to_array(text, '\\s+'), lambda w: w <> '')"
-IDEOGRAPHS = "len(regexp_extract_all(text, '[\\x{0E00}-\\x{0EFF}\\x{3040}-\\x{30FF}\\x{3400}-\\x{9FFF}]'))"
-
 
 @dataclass(frozen=True)
 class Rule:

@@ -1,11 +1,15 @@
 """Each quality rule drops the document made to break it and none of the good ones."""
 
+import duckdb
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from lm_core.corpus.clean import clean
 from lm_core.corpus.config import CleanConfig
 from lm_core.corpus.language import language_of
 from lm_core.corpus.rules import rules
+from lm_core.corpus.signals import SIGNALS, signals_of
 from tests.corpus.builds import corpus_of, new_build, rows
 from tests.corpus.tiny_ledger import document
 
@@ -85,3 +89,49 @@ def test_an_empty_corpus_is_no_error(tmp_path):
     build = new_build(tmp_path, "out")
     assert clean(build, CleanConfig(), corpus=corpus_of(tmp_path, []))["kept"] == 0
     assert (build.folder / "signals.parquet").exists()
+
+
+# The definitions of the signals in plain SQL: the oracle of the compiled pass.
+SQL = {
+    "num_words": "len(words) + num_ideographs",
+    "mean_word_length": "CASE WHEN num_ideographs > len(words) THEN 1.0 "
+    "ELSE coalesce(list_avg(list_transform(words, lambda w: length(w))), 0) END",
+    "alphabetic_fraction": "(len(list_filter(words, lambda w: regexp_matches(w, '\\pL'))) + num_ideographs) "
+    "/ greatest(len(words) + num_ideographs, 1)",
+    # A run of '#' counts once: "###" is one heading.
+    "symbol_fraction": "(len(regexp_extract_all(text, '#+')) "
+    "+ (length(text) - length(replace(text, '...', ''))) / 3 + length(text) - length(replace(text, '…', ''))) "
+    "/ greatest(len(words) + num_ideographs, 1)",
+    "duplicate_line_fraction": "1 - coalesce(list_sum(list_transform(list_distinct(lines), lambda l: length(l))), 0) "
+    "/ greatest(coalesce(list_sum(list_transform(lines, lambda l: length(l))), 0), 1)",
+    "replacement_fraction": "(length(text) - length(replace(text, chr(65533), ''))) / greatest(length(text), 1)",
+    "bullet_fraction": "len(list_filter(lines, lambda l: l[1] IN ('-', '*', '•', '‣'))) / greatest(len(lines), 1)",
+    "ellipsis_fraction": "len(list_filter(lines, lambda l: suffix(l, '...') OR suffix(l, '…'))) "
+    "/ greatest(len(lines), 1)",
+}
+
+# Lines that count as repeated must be long enough not to be closing brackets or table rules.
+LINES = "list_filter(list_transform(string_split(text, chr(10)), lambda l: trim(l)), lambda l: length(l) > 3)"
+WORDS = "list_filter(regexp_split_to_array(text, '\\s+'), lambda w: w <> '')"
+IDEOGRAPHS = "len(regexp_extract_all(text, '[\\x{0E00}-\\x{0EFF}\\x{3040}-\\x{30FF}\\x{3400}-\\x{9FFF}]'))"
+
+PIECES = ("word", "12", "#", "###", "...", "....", "…", " ", "  ", "\n", "\n\n", "- item", "* item", "• ", "漢字",
+          "ไทย", "\ufffd", "é", "ß", "\t", "line of text\n", "😀", "𠀀")  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_signals_are_those_of_plain_sql(seed):
+    generator = np.random.default_rng(seed)
+    texts = ["", " ", *("".join(generator.choice(PIECES, generator.integers(1, 60))) for _ in range(400))]
+    with duckdb.connect() as connection:
+        connection.register("documents", pa.table({"number": range(len(texts)), "text": texts}))
+        columns = ", ".join(f"({SQL[name]})::DOUBLE" for name in SIGNALS)
+        query = f"""
+            WITH parts AS (SELECT *, {WORDS} AS words, {LINES} AS lines, {IDEOGRAPHS} AS num_ideographs FROM documents)
+            SELECT {columns} FROM parts ORDER BY number
+        """
+        expected = np.array(connection.execute(query).fetchall())
+    found = signals_of(pa.array(texts, pa.large_string()))
+    for column, name in enumerate(SIGNALS):
+        wrong = np.flatnonzero(~np.isclose(found[:, column], expected[:, column]))
+        assert not len(wrong), (name, texts[wrong[0]], found[wrong[0], column], expected[wrong[0], column])
