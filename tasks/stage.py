@@ -126,7 +126,9 @@ class StageRunner:
         return report
 
     def _track(self, key: str, artifact: Artifact, markdown: str, pictures: Mapping[str, bytes]) -> None:
-        self.journal.metrics(key, _flat(artifact.statistics))
+        # The last point of the curves that a training journal has drawn, not their first.
+        last_step = int(artifact.statistics.get("num_steps", 0))
+        self.journal.metrics(key, _flat(artifact.statistics), last_step)
         self.journal.write(
             "dataset",
             key,
