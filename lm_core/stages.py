@@ -20,7 +20,7 @@ from lm_core.store import Stage
 
 COLLECT = Stage(
     name="collect",
-    version=1,
+    version=2,
     output=Corpus,
     function="lm_core.corpus.collect:collect",
     inputs={},
@@ -99,7 +99,7 @@ READ_TASK = Stage(
 )
 FINETUNE = Stage(
     name="finetune",
-    version=1,
+    version=2,
     output=Checkpoint,
     function="lm_core.downstream.finetune:finetune",
     inputs={"base": Checkpoint, "examples": DownstreamData, "corpus": ValidCorpus},

@@ -58,6 +58,25 @@ class FinetuneConfig(Config):
         description="Start from random weights of the same architecture instead of the base model, with the same "
         "budget: the baseline `random_weights` of the scores.",
     )
+    strategy: Literal["full", "head", "lora"] = Field(
+        "full",
+        description="full: all weights move. head: the trunk is frozen, the labels' head learns. lora: low-rank "
+        "updates of the blocks' matrices, merged into them at the end.",
+    )
+    lora_rank: int = Field(8, ge=1, le=1024, description="Rank of the updates (strategy lora).")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the residual branches while fine-tuning.")
+    token_dropout: float = Field(
+        0.0, ge=0, lt=1, description="Augmentation: share of the tokens of a labelled text left out, anew each step."
+    )
+    max_forgetting: float = Field(
+        0.0,
+        ge=0,
+        description="Most bits per byte that the base's own text may cost more afterwards; beyond it the "
+        "base's weights are mixed back in. 0: measured, but not bounded.",
+    )
+    num_evaluations: int = Field(
+        1, ge=1, le=1000, description="Looks at the validation items; optimization.patience counts them."
+    )
     loss_on: Literal["target", "everything"] = Field(
         "target", description="everything: texts without a prompt, of which every token is learnt."
     )

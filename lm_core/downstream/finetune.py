@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
@@ -27,6 +28,7 @@ from lm_core.downstream.encoding import (
     pad_rows,
     text_rows,
 )
+from lm_core.downstream.strategies import apply_strategy, guard_against_forgetting, merge
 from lm_core.errors import UserError
 from lm_core.model.build import build_model
 from lm_core.model.language_model import LanguageModel
@@ -63,17 +65,23 @@ def finetune(
         raise UserError(f"the task {config.task} has no training examples; tasks with examples: {known}")
     tokenizer = load_tokenizer(base.file("tokenizer.json"))
     model = starting_model(base, config, items)
+    trunk = model.trunk if isinstance(model, PooledClassifier) else model
+    before = {name: tensor.detach().clone() for name, tensor in trunk.state_dict().items()}
+    apply_strategy(model, config)
     rows = rows_of(items, model, tokenizer, config.loss_on)
     batches = plan_batches([len(row.tokens) for row in rows], config)
     validation = read_items(examples, corpus, config.task, "validation", build.runtime)
     statistics = train(
         model,
-        lambda step: pad_rows([rows[i] for i in batches[step]], tokenizer.pad),
+        lambda step: pad_rows(_augmented([rows[i] for i in batches[step]], config, step), tokenizer.pad),
         config.optimization,
         num_steps=len(batches),
         build=build,
         evaluate=_validation_loss(rows_of(validation, model, tokenizer, config.loss_on), tokenizer.pad),
+        num_evaluations=config.num_evaluations,
     )
+    merge(model)
+    statistics["forgetting"] = guard_against_forgetting(model, before, base, tokenizer, config)
     statistics["weights_sha256"] = save_finetuned(model, build.folder)
     shutil.copyfile(base.file("tokenizer.json"), build.folder / "tokenizer.json")
     training = {"config": identity_of(config), "num_steps": statistics["num_steps"], "items": len(items)}
@@ -146,6 +154,20 @@ def plan_batches(lengths: Sequence[int], config: FinetuneConfig) -> list[list[in
         if len(batches) >= num_steps:
             break
     return batches[:num_steps]
+
+
+def _augmented(rows: Sequence[Row], config: FinetuneConfig, step: int) -> Sequence[Row]:
+    """Rows of a classifier with some tokens left out, a function of seed and step; the last one carries the label."""
+    if not config.token_dropout or any(target != IGNORE for row in rows for target in row.targets[:-1]):
+        return rows
+    generator = np.random.default_rng((config.optimization.seed, step))
+    made = []
+    for row in rows:
+        kept = generator.random(len(row.tokens)) >= config.token_dropout
+        kept[[0, -1]] = True
+        chosen = np.flatnonzero(kept)
+        made.append(Row([row.tokens[i] for i in chosen], [row.targets[i] for i in chosen]))
+    return made
 
 
 def _validation_loss(rows: Sequence[Row], pad: int) -> Callable[[nn.Module], dict[str, float]] | None:

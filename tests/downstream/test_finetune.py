@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -98,3 +99,45 @@ def test_a_torn_head_is_named(world):
 def test_an_unknown_task_is_refused_with_those_that_exist(world):
     with pytest.raises(UserError, match="no training examples; tasks with examples: answer, summary, topic"):
         tune(world, "f_unknown", task="poetry")
+
+
+def trunk_of(folder):
+    return load_model(folder).state_dict()
+
+
+def test_a_frozen_trunk_stays_and_low_rank_updates_are_merged(world):
+    base = trunk_of(world.base.folder)
+    head, _ = tune(world, "strategy_head", task="topic", strategy="head")
+    assert all(torch.equal(base[name], tensor) for name, tensor in trunk_of(head).items())
+    low, _ = tune(world, "strategy_lora", task="summary", strategy="lora", lora_rank=2)
+    moved = {name: trunk_of(low)[name] - base[name] for name in base}
+    ranks = {name: int(torch.linalg.matrix_rank(delta, atol=1e-6)) for name, delta in moved.items() if delta.ndim == 2}
+    in_blocks = {rank for name, rank in ranks.items() if name.startswith("layers")}
+    assert max(in_blocks) == 2 and not moved["embed_tokens.weight"].any()
+    with pytest.raises(UserError, match="strategy=head needs a task with labels"):
+        tune(world, "strategy_wrong", task="summary", strategy="head")
+
+
+def test_what_is_forgotten_is_measured_and_bounded(world):
+    base = dataclasses.replace(world.base, inputs={"tokens": f"tokens/{world.tokens.folder.name}"})
+    figures = {}
+    for bound in (0.0, 0.01):
+        build = world.build(f"forgetting_{bound}")
+        config = FinetuneConfig(
+            task="topic", max_steps=12, num_epochs=9, max_forgetting=bound, optimization=OPTIMIZATION
+        )
+        made = finetune(build, config, base=base, examples=world.examples, corpus=world.valid)
+        figures[bound] = made["forgetting"]
+    assert figures[0.0]["after"] > figures[0.0]["before"] and figures[0.0]["share_of_base"] == 0
+    assert figures[0.01]["after"] <= figures[0.01]["before"] + 0.01 and figures[0.01]["share_of_base"] > 0
+
+
+def test_regularisers_change_the_weights(world):
+    plain = tune(world, "plain", task="topic")[1]["weights_sha256"]
+    settings = {"dropout": 0.3}, {"token_dropout": 0.3}
+    assert (
+        len(
+            {plain, *(tune(world, f"with_{i}", task="topic", **s)[1]["weights_sha256"] for i, s in enumerate(settings))}
+        )
+        == 3
+    )

@@ -1,0 +1,106 @@
+"""What of a base model a fine-tune may move, and how much of the base it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lm_core.artifact import Checkpoint
+from lm_core.downstream.classifier import PooledClassifier
+from lm_core.downstream.config import FinetuneConfig
+from lm_core.errors import UserError
+from lm_core.model.language_model import LanguageModel
+from lm_core.tokenizer import TextTokenizer
+from lm_core.tokens import Windows
+from lm_core.training.pretrain import bits_per_byte_on
+
+GUARD_TOKENS = 16_384
+# Shares of the base that are tried, smallest first, until what was forgotten is within the bound.
+SHARES_OF_THE_BASE = (0.25, 0.5, 0.75, 1.0)
+
+
+class LowRank(nn.Module):
+    """W + B A: the base's weight stays, only the product of two thin matrices learns (Hu et al. 2021)."""
+
+    def __init__(self, d_out: int, d_in: int, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.down = nn.Parameter(torch.randn(rank, d_in, generator=generator) / rank**0.5)
+        self.up = nn.Parameter(torch.zeros(d_out, rank))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.up @ self.down
+
+
+def apply_strategy(model: LanguageModel, config: FinetuneConfig) -> None:
+    """Freeze and extend the model as the strategy says, before training.
+
+    Raises:
+        UserError: strategy head for a task without labels, which has no head of its own.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = config.dropout
+    if config.strategy == "full":
+        return
+    classifier = isinstance(model, PooledClassifier)
+    if config.strategy == "head" and not classifier:
+        raise UserError(f"strategy=head needs a task with labels; {config.task} has none, take lora or full")
+    for parameter in (model.trunk if isinstance(model, PooledClassifier) else model).parameters():
+        parameter.requires_grad_(False)
+    if config.strategy == "lora":
+        generator = torch.Generator().manual_seed(config.optimization.seed)
+        for module in list(model.blocks().modules()):
+            if isinstance(module, nn.Linear):
+                update = LowRank(*module.weight.shape, config.lora_rank, generator)
+                parametrize.register_parametrization(module, "weight", update)
+
+
+def merge(model: LanguageModel) -> None:
+    """Put low-rank updates into the weights themselves, so that the checkpoint is one of the plain architecture."""
+    for module in model.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+
+
+def guard_against_forgetting(
+    model: LanguageModel,
+    before: Mapping[str, Tensor],
+    base: Checkpoint,
+    tokenizer: TextTokenizer,
+    config: FinetuneConfig,
+) -> dict[str, float]:
+    """Bits per byte of the base's own validation text before and after; mixes the base back in beyond the bound.
+
+    Mixing is linear interpolation of weights (Wortsman et al. 2022). A classifier's head is its own and stays.
+
+    Args:
+        before: the base's weights.
+
+    Returns:
+        before, after, share_of_base; empty when the base's text is not at hand.
+    """
+    folder = base.input_folder("tokens") if "tokens" in base.inputs else Path()
+    if config.from_random or not (folder / "dataset.json").exists():
+        return {}
+    trunk = model.trunk if isinstance(model, PooledClassifier) else model
+    measure = bits_per_byte_on(Windows(folder, "validation"), tokenizer, GUARD_TOKENS)
+    after = {name: tensor.detach().clone() for name, tensor in trunk.state_dict().items()}
+
+    def bits(share: float) -> float:
+        mixed = {name: tensor.lerp(before[name].to(tensor.device), share) for name, tensor in after.items()}
+        trunk.load_state_dict(mixed)
+        return measure(trunk).get("val_bits_per_byte", 0.0)
+
+    own = bits(1.0)
+    share, now = 0.0, bits(0.0)
+    for mixed_in in SHARES_OF_THE_BASE if config.max_forgetting else ():
+        if now - own <= config.max_forgetting:
+            break
+        share, now = mixed_in, bits(mixed_in)
+    return {"before": round(own, 5), "after": round(now, 5), "share_of_base": share}
