@@ -34,6 +34,9 @@ DOCUMENTS = _schema(
     ("title", pa.string(), True, "name of the documented object, or the document's own title"),
     ("licence", pa.string(), True, "licence as the source states it"),
     ("version", pa.string(), True, "version of the package, revision of the data set"),
+    ("url", pa.string(), True, "address it was fetched from, or that its row states"),
+    ("time", pa.string(), True, "when it was written or published, as the source states it; never the time of reading"),
+    ("content_hash", pa.string(), True, "32 hex digits: SHA-256 over the text alone, cut short"),
     ("num_bytes", pa.int64(), False, "length of the text in UTF-8 bytes"),
     ("text", pa.string(), False, "canonical text: NFC, newlines as \\n, no NUL, no trailing blanks"),
 )

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from lm_core.config import Config
-from lm_core.corpus.config import CleanConfig, CollectConfig, DecontaminateConfig, DeduplicateConfig
+from lm_core.corpus.config import CleanConfig, CollectConfig, DecontaminateConfig, DeduplicateConfig, source_of
 from lm_core.corpus.ledger_config import ValidateConfig
 from lm_core.downstream.config import EvaluateConfig, EvaluateTaskConfig, FinetuneConfig, PrepareConfig
 from lm_core.errors import UserError
@@ -68,7 +68,7 @@ def load_config(
     if toml is not None:
         values = _merged(values, _read_toml(toml))
     if data is not None:
-        values = _merged(values, {"collect": {"sources": [{"kind": "local_files", "path": data}]}})
+        values = _merged(values, {"collect": {"sources": [source_of(data).model_dump()]}})
     for setting in settings:
         values = _merged(values, _parse_setting(setting))
     try:

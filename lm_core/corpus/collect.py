@@ -6,14 +6,40 @@ and the runs are merged. So neither the number of workers nor the size of the co
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from lm_core.corpus.config import CollectConfig, HubDataset, InstalledPackages, LocalFiles
-from lm_core.corpus.text import Document, Rejected
+from lm_core.corpus.config import CollectConfig, Source
 from lm_core.errors import UserError
 from lm_core.runtime import Runtime
 from lm_core.store import Build
+
+if TYPE_CHECKING:
+    from lm_core.corpus.sources.reuse import ReadBefore
+    from lm_core.corpus.text import Item
+
+_MODULES = {"installed_packages": "installed_packages", "local_files": "local_files", "web": "web", "hub": "hub"}
+
+
+class _Reader(Protocol):
+    """What the module of each kind of source has."""
+
+    def digests(self, config: Any, runtime: Runtime) -> dict[str, str]:
+        """Cheap identity of the source, name -> digest."""
+
+    def check(self, config: Any) -> None:
+        """Refuse, without reading anything, a source that cannot be there."""
+
+    def read(self, config: Any, runtime: Runtime, before: ReadBefore) -> Iterator[Item]:
+        """Its documents, in any order that is always the same."""
+
+
+def _reader(source: Source) -> _Reader:
+    # Each is imported only where it is used: planning must not load Parquet to look at packages.
+    return cast(_Reader, importlib.import_module(f"lm_core.corpus.sources.{_MODULES[source.kind]}"))
 
 
 def source_digests(config: CollectConfig, runtime: Runtime) -> dict[str, str]:
@@ -24,7 +50,7 @@ def source_digests(config: CollectConfig, runtime: Runtime) -> dict[str, str]:
     """
     digests = {}
     for index, source in enumerate(config.sources):
-        for name, digest in _digests(source, runtime).items():
+        for name, digest in _reader(source).digests(source, runtime).items():
             digests[f"sources[{index}].{name}"] = digest
     return digests
 
@@ -36,47 +62,7 @@ def check_sources(config: CollectConfig) -> None:
         UserError: a path that does not exist or holds nothing to read, a package that is not installed.
     """
     for source in config.sources:
-        if isinstance(source, InstalledPackages):
-            from lm_core.corpus.sources.installed_packages import check_packages
-
-            check_packages(source)
-        elif isinstance(source, LocalFiles):
-            from lm_core.corpus.sources.local_files import find_files
-
-            find_files(source)
-        else:
-            from lm_core.corpus.sources.hub import check_hub
-
-            check_hub(source)
-
-
-def _digests(source: InstalledPackages | LocalFiles | HubDataset, runtime: Runtime) -> dict[str, str]:
-    # Each reader is imported only where it is used: planning must not load Parquet to look at packages.
-    if isinstance(source, InstalledPackages):
-        from lm_core.corpus.sources.installed_packages import package_digests
-
-        return package_digests(source)
-    if isinstance(source, LocalFiles):
-        from lm_core.corpus.sources.local_files import local_digests
-
-        return local_digests(source, runtime)
-    from lm_core.corpus.sources.hub import hub_digests
-
-    return hub_digests(source, runtime)
-
-
-def _read(source: InstalledPackages | LocalFiles | HubDataset, runtime: Runtime) -> Iterator[Document | Rejected]:
-    if isinstance(source, InstalledPackages):
-        from lm_core.corpus.sources.installed_packages import read_installed_packages
-
-        return read_installed_packages(source, runtime)
-    if isinstance(source, LocalFiles):
-        from lm_core.corpus.sources.local_files import read_local_files
-
-        return read_local_files(source, runtime)
-    from lm_core.corpus.sources.hub import read_hub_dataset
-
-    return read_hub_dataset(source, runtime)
+        _reader(source).check(source)
 
 
 def collect(build: Build, config: CollectConfig) -> dict[str, Any]:
@@ -86,12 +72,25 @@ def collect(build: Build, config: CollectConfig) -> dict[str, Any]:
         UserError: when there is no document at all.
     """
     from lm_core.corpus.corpus_writer import CorpusWriter
+    from lm_core.corpus.sources.reuse import ReadBefore
 
+    num_reused = num_read = 0
     with CorpusWriter(build, shard_bytes=config.shard_bytes, max_bytes=config.max_bytes) as writer:
         for source in config.sources:
-            for item in _read(source, build.runtime):
-                writer.add(item)
+            pack = _pack(source, build.runtime) if config.reuse else None
+            with ReadBefore(pack) as before:
+                for item in _reader(source).read(source, build.runtime, before):
+                    writer.add(item)
+            num_reused += before.num_reused
+            num_read += before.num_read
         statistics = writer.finish()
     if statistics["num_documents"] == 0:
-        raise UserError(f"the sources hold no readable document ({statistics['num_rejected']} rejected)")
-    return statistics
+        first = f", the first: {writer.first_rejected}" if writer.first_rejected else ""
+        raise UserError(f"the sources hold no readable document ({statistics['num_rejected']} rejected{first})")
+    return statistics | {"num_parts_read": num_read, "num_parts_reused": num_reused}
+
+
+def _pack(source: Source, runtime: Runtime) -> Path:
+    """Where the items of a source are kept for the next run."""
+    name = hashlib.sha256(source.model_dump_json().encode("utf-8", "replace")).hexdigest()[:32]
+    return runtime.workspace / "cache" / "collected" / f"{name}.pack"

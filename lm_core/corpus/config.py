@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -21,14 +22,65 @@ class InstalledPackages(Config):
 
 
 class LocalFiles(Config):
-    """Files of one's own: text, Markdown, JSONL, CSV, Parquet; plain or compressed."""
+    """Files of one's own, on this machine or wherever fsspec reaches: texts, pages, books, tables, web archives."""
 
     kind: Literal["local_files"] = Field("local_files", description="Which reader this is.")
-    path: str = Incidental(..., description="A file, a folder (read recursively) or a glob pattern.")
+    path: str = Incidental(
+        ...,
+        description="A file, a folder (read recursively), a glob pattern, or an address such as s3://bucket/folder.",
+    )
     text_column: str | None = Field(None, description="Column that holds the text; found by its name when not given.")
+    encoding: str | None = Field(
+        None, description="Encoding of files that are neither UTF-8 nor marked; found by their bytes when not given."
+    )
     max_document_bytes: int = Field(
         32_000_000, ge=1_000, description="A longer document, line or cell is rejected: it bounds the memory."
     )
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                codecs.lookup(value)
+            except LookupError:
+                raise ValueError("no encoding that Python knows, such as cp1252 or gb18030") from None
+        return value
+
+
+class WebPages(Config):
+    """Pages fetched from the web: single addresses, lists of them, sitemaps, RSS and Atom feeds."""
+
+    kind: Literal["web"] = Field("web", description="Which reader this is.")
+    urls: tuple[str, ...] = Field((), description="Addresses of pages, or of files of any kind that is read.")
+    url_lists: tuple[str, ...] = Incidental((), description="Files with one address on each line.")
+    sitemaps: tuple[str, ...] = Field((), description="Addresses of sitemaps, whose pages are fetched.")
+    feeds: tuple[str, ...] = Field((), description="Addresses of RSS or Atom feeds, whose articles are fetched.")
+    articles: bool = Field(True, description="Fetch the page of each entry of a feed; else take the entry's own words.")
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="Hosts, with those below them, that sitemaps, feeds and redirections may lead to; "
+        "empty for the hosts named here."
+    )  # fmt: skip
+    max_pages: int = Field(1_000, ge=1, description="Most pages fetched, in the order in which they are named.")
+    max_page_bytes: int = Field(10_000_000, ge=1_000, description="A longer page is rejected.")
+    obey_robots: bool = Field(True, description="Leave out what a host's robots.txt asks crawlers to leave.")
+    text_column: str | None = Field(None, description="Column that holds the text of tables that are fetched.")
+    recheck_hours: float = Incidental(
+        24.0, ge=0.1, description="A page is asked for again after that time; it is fetched only if it has changed."
+    )
+    timeout_seconds: float = Incidental(30.0, gt=0, le=3_600, description="Most time for one page, all in all.")
+    num_retries: int = Incidental(2, ge=0, le=10, description="How often a page that fails for a while is tried again.")
+    delay_seconds: float = Incidental(1.0, ge=0, le=600, description="Pause between two requests to one host.")
+    allow_http: bool = Incidental(False, description="Allow addresses without encryption (http:).")
+    allow_private_addresses: bool = Incidental(
+        False, description="Allow hosts on this machine and on private networks, for an intranet of one's own."
+    )
+
+    @model_validator(mode="after")
+    def _something_to_fetch(self) -> WebPages:
+        if not (self.urls or self.url_lists or self.sitemaps or self.feeds):
+            raise ValueError("a source of kind web needs urls, url_lists, sitemaps or feeds")
+        return self
 
 
 class HubDataset(Config):
@@ -45,7 +97,7 @@ class HubDataset(Config):
     max_document_bytes: int = Field(32_000_000, ge=1_000, description="A longer document is rejected.")
 
 
-Source = Annotated[InstalledPackages | LocalFiles | HubDataset, Field(discriminator="kind")]
+Source = Annotated[InstalledPackages | LocalFiles | WebPages | HubDataset, Field(discriminator="kind")]
 
 
 class CollectConfig(Config):
@@ -56,6 +108,29 @@ class CollectConfig(Config):
         None, ge=1_000, description="Most text in all; documents are then chosen by their hash, not by their order."
     )
     shard_bytes: int = Field(64_000_000, ge=1_000, description="Text in one Parquet shard of the corpus.")
+    reuse: bool = Incidental(
+        True, description="Keep in the workspace what each file yielded, so that an unchanged one is not read again."
+    )
+
+
+_FEED_SUFFIXES, _WEB = (".rss", ".atom"), ("https://", "http://")
+
+
+def source_of(data: str) -> LocalFiles | WebPages | HubDataset:
+    """What `--data` means: a path, an address on the web or on an object store, hf://datasets/NAME."""
+    if data.startswith("hf://datasets/"):
+        name, _, revision = data.removeprefix("hf://datasets/").strip("/").partition("@")
+        return HubDataset(name=name, revision=revision or "main")
+    if not data.startswith(_WEB):
+        return LocalFiles(path=data)
+    path = data.partition("?")[0].rstrip("/").lower()
+    last = path.rpartition("/")[2]
+    plain = data.startswith("http://")
+    if last.endswith(_FEED_SUFFIXES) or last in ("rss", "feed", "atom", "rss.xml", "atom.xml", "feed.xml"):
+        return WebPages(feeds=(data,), allow_http=plain)
+    if "sitemap" in last:
+        return WebPages(sitemaps=(data,), allow_http=plain)
+    return WebPages(urls=(data,), allow_http=plain)
 
 
 class CleanConfig(Config):

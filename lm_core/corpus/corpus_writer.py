@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -16,14 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.schemas import DOCUMENTS, REJECTED
-from lm_core.corpus.text import Document, Rejected
+from lm_core.corpus.text import Document, Item, Rejected, Tally
 from lm_core.store import Build
 
+# What a run holds in memory, as Python counts it.
 _RUN_BYTES = 192_000_000
 _ROW_GROUP_BYTES = 8_000_000
 _PROGRESS_EVERY = 500
 _IN_ORDER = attrgetter("source", "key", "text")
-_COLUMNS = [name for name in DOCUMENTS.names if name not in ("doc_id", "num_bytes")]
+_COMPUTED = ("doc_id", "num_bytes", "content_hash")
+_COLUMNS = [name for name in DOCUMENTS.names if name not in _COMPUTED]
 
 
 class CorpusWriter:
@@ -41,6 +44,8 @@ class CorpusWriter:
         self._run_bytes = 0
         self._spilled: list[Path] = []
         self._rejected: list[Rejected] = []
+        self._tallies: dict[str, Counter[str]] = {}
+        self.first_rejected: str | None = None
         self._num_found = 0
         self._num_bytes = 0
 
@@ -51,12 +56,17 @@ class CorpusWriter:
         for path in self._spilled:
             path.unlink(missing_ok=True)
 
-    def add(self, item: Document | Rejected) -> None:
-        """Take one document, or one row that could not be read."""
-        if isinstance(item, Rejected):
-            self._rejected.append(item)
+    def add(self, item: Item) -> None:
+        """Take one document, one row that could not be read, or something to count."""
+        if isinstance(item, Tally):
+            self._tallies.setdefault(item.what, Counter())[item.which] += item.count
             return
-        size = len(item.text)
+        if isinstance(item, Rejected):
+            # A message of the system may quote a name that is not UTF-8, which no table can hold.
+            detail = (item.detail or "").encode("utf-8", "replace").decode()
+            self._rejected.append(replace(item, detail=detail or None))
+            return
+        size = sys.getsizeof(item.text)
         self._run.append(item)
         self._run_bytes += size
         self._num_found += 1
@@ -86,6 +96,8 @@ class CorpusWriter:
             "num_rejected": num_rejected,
             "num_not_sampled": self._num_found - shards.num_documents,
             "by_source": dict(sorted(shards.by_source.items())),
+            "rejected_by_reason": dict(sorted(Counter(row.reason for row in self._rejected).items())),
+            **{name: dict(sorted(counts.items())) for name, counts in sorted(self._tallies.items())},
         }
 
     def _sample_bound(self) -> str | None:
@@ -117,9 +129,10 @@ class CorpusWriter:
         self._run, self._run_bytes = [], 0
 
     def _write_rejected(self) -> int:
-        rows = list(_unique(sorted(self._rejected, key=attrgetter("source", "key", "reason"))))
+        rows: list[Rejected] = list(_unique(sorted(self._rejected, key=attrgetter("source", "key", "reason"))))
         columns = {name: [getattr(row, name) for row in rows] for name in REJECTED.names}
         pq.write_table(pa.table(columns, schema=REJECTED), self._build.folder / "rejected.parquet", compression="zstd")
+        self.first_rejected = f"{rows[0].key}: {rows[0].reason}, {rows[0].detail}" if rows else None
         return len(rows)
 
 
@@ -161,6 +174,7 @@ class _ShardWriter:
             self._num_shards += 1
         columns: dict[str, list[Any]] = {n: [getattr(d, n) for d, _ in self._group] for n in _COLUMNS}
         columns |= {"doc_id": [d.doc_id for d, _ in self._group], "num_bytes": [size for _, size in self._group]}
+        columns["content_hash"] = [d.content_hash for d, _ in self._group]
         self._writer.write_table(pa.table(columns, schema=DOCUMENTS))
         self._bytes_in_shard += self._group_bytes
         self._group, self._group_bytes = [], 0

@@ -32,7 +32,12 @@ def _short_sha256(*parts: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document as a reader found it; `text` is canonical."""
+    """A document as a reader found it; `text` is canonical.
+
+    Attributes:
+        url: address it was fetched from, when it has one.
+        time: when it was written or published as the source states it, ISO 8601; never the time of reading.
+    """
 
     source: str
     key: str
@@ -41,11 +46,18 @@ class Document:
     title: str | None = None
     licence: str | None = None
     version: str | None = None
+    url: str | None = None
+    time: str | None = None
 
     @property
     def doc_id(self) -> str:
         """32 hex digits: SHA-256 over source, key and text, cut short."""
         return _short_sha256(self.source, self.key, self.text)
+
+    @property
+    def content_hash(self) -> str:
+        """32 hex digits: SHA-256 over the text alone, cut short."""
+        return _short_sha256(self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +73,15 @@ class Rejected:
     def doc_id(self) -> str:
         """32 hex digits over source and key."""
         return _short_sha256(self.source, self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Something worth counting in the statistics: an encoding found, a mended text, a file left alone."""
+
+    what: str
+    which: str
+    count: int = 1
+
+
+Item = Document | Rejected | Tally

@@ -37,7 +37,8 @@ def valid_corpus(root: Path, texts: list[str]) -> ValidCorpus:
     nothing = [None] * len(texts)
     documents = {
         "doc_id": ids, "source": ["stdlib"] * len(texts), "key": ids, "kind": ["docstring"] * len(texts),
-        "title": nothing, "licence": nothing, "version": nothing, "num_bytes": sizes, "text": texts,
+        "title": nothing, "licence": nothing, "version": nothing, "url": nothing,
+        "time": nothing, "content_hash": nothing, "num_bytes": sizes, "text": texts,
     }  # fmt: skip
     fates = {
         "doc_id": ids, "source": ["stdlib"] * len(texts), "key": ids, "fate": ["kept"] * len(texts), "stage": nothing,

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from lm_core.config import identity_of
 from lm_core.corpus.config import HubDataset
 from lm_core.corpus.sources.file_digests import file_digests
+from lm_core.corpus.sources.reuse import ReadBefore
 from lm_core.corpus.sources.rows import document_of_row, text_column
-from lm_core.corpus.text import Document, Rejected
+from lm_core.corpus.text import Item
 from lm_core.errors import TryLaterError, UserError
 from lm_core.runtime import Runtime
 
+_COMMIT = re.compile("[0-9a-f]{40}")
 LOCAL_BUILDERS = ("json", "csv", "parquet", "text")
 
 
-def hub_digests(config: HubDataset, runtime: Runtime) -> dict[str, str]:
+def digests(config: HubDataset, runtime: Runtime) -> dict[str, str]:
     """Identity: the revision of a data set on the hub, the contents of local files.
 
     A branch such as `main` names what it points to now: pin a commit to be sure.
@@ -30,7 +34,7 @@ def hub_digests(config: HubDataset, runtime: Runtime) -> dict[str, str]:
     return {"files": total.hexdigest()}
 
 
-def check_hub(config: HubDataset) -> None:
+def check(config: HubDataset) -> None:
     """Look for the local files that the configuration names; the hub itself is asked only on reading.
 
     Raises:
@@ -50,16 +54,27 @@ def _data_files(config: HubDataset) -> list[Path]:
     return paths
 
 
-def read_hub_dataset(config: HubDataset, runtime: Runtime) -> Iterator[Document | Rejected]:
+def read(config: HubDataset, runtime: Runtime, before: ReadBefore) -> Iterator[Item]:
     """Rows as documents, streamed: nothing is downloaded beyond what is read.
+
+    A data set of the hub is one part, known by its revision; local files by their contents.
 
     Raises:
         UserError: no such data set, split or column.
         TryLaterError: the hub does not answer.
     """
+    check(config)
+    # A branch moves: only a commit names the same rows for ever.
+    if config.data_files is None and not _COMMIT.fullmatch(config.revision):
+        yield from _rows(config)
+        return
+    part = [digests(config, runtime), identity_of(config)]
+    yield from before.items(part, lambda: _rows(config))
+
+
+def _rows(config: HubDataset) -> Iterator[Item]:
     import datasets
 
-    check_hub(config)
     files = [str(path) for path in _data_files(config)] if config.data_files else None
     try:
         rows = datasets.load_dataset(
@@ -73,7 +88,7 @@ def read_hub_dataset(config: HubDataset, runtime: Runtime) -> Iterator[Document 
         column: str | None = None
         for number, row in enumerate(rows, 1):
             column = column or text_column(list(row), config.text_column, f"data set {config.name}")
-            yield document_of_row(
+            yield from document_of_row(
                 row,
                 text=column,
                 place=config.split,

@@ -17,11 +17,13 @@ from pathlib import Path
 
 from lm_core.corpus.config import InstalledPackages
 from lm_core.corpus.sources.docstrings import Package, read_package
-from lm_core.corpus.text import Document, Rejected
+from lm_core.corpus.sources.reuse import ReadBefore
+from lm_core.corpus.text import Document, Item, Rejected
 from lm_core.errors import UserError
 from lm_core.runtime import Runtime
 
 STANDARD_LIBRARY = "stdlib"
+_Found = tuple[list[Document], list[Rejected]]
 
 # Tests say little in their docstrings; vendored copies are documents of another package, or of none.
 _LEFT_OUT = {
@@ -31,7 +33,7 @@ _LEFT_OUT = {
 }  # fmt: skip
 
 
-def package_digests(config: InstalledPackages) -> dict[str, str]:
+def digests(config: InstalledPackages, runtime: Runtime) -> dict[str, str]:
     """Cheap identity of the source: each distribution's version and the digest of its RECORD, and the Python version.
 
     Reads no documentation: planning must not cost what collecting costs.
@@ -42,7 +44,7 @@ def package_digests(config: InstalledPackages) -> dict[str, str]:
     return {"python": python, "packages": hashlib.sha256(listing).hexdigest()}
 
 
-def check_packages(config: InstalledPackages) -> None:
+def check(config: InstalledPackages) -> None:
     """Look for the packages that the configuration names.
 
     Raises:
@@ -54,29 +56,44 @@ def check_packages(config: InstalledPackages) -> None:
         raise UserError(f"packages={missing} not installed in this environment; see `pip list` for the names")
 
 
-def read_installed_packages(config: InstalledPackages, runtime: Runtime) -> Iterator[Document | Rejected]:
-    """Docstrings of all packages, parsed in `runtime.num_workers` processes; the result does not depend on how many."""
-    packages = [_package(folder, config) for folder in _dist_infos(config)]
+def read(config: InstalledPackages, runtime: Runtime, before: ReadBefore) -> Iterator[Item]:
+    """Docstrings of all packages, parsed in `runtime.num_workers` processes; the result does not depend on how many.
+
+    A package whose RECORD is the same as in the last run is not parsed again.
+    """
+    parts = [(_package(folder, config), _record_digest(folder)) for folder in _dist_infos(config)]
     if config.include_standard_library:
-        packages.append(_standard_library(config))
-    if not any(package.files for package in packages):
+        parts.append((_standard_library(config), platform.python_version()))
+    if not any(package.files for package, _ in parts):
         raise UserError(f"no installed package matches packages={list(config.packages)}; see `pip list` for the names")
     # The big ones first, or the last worker would still parse one while the others wait.
-    packages.sort(key=lambda package: (-len(package.files), package.name))
+    parts.sort(key=lambda part: (-len(part[0].files), part[0].name))
+    python = [platform.python_implementation(), platform.python_version()]
+    keys = [[package.name, digest, package.max_bytes, *python] for package, digest in parts]
+    new = []
+    for key, (package, _) in zip(keys, parts, strict=True):
+        if before.known(key):
+            yield from before.items(key, lambda package=package: _items(read_package(package)))  # type: ignore[misc]
+        else:
+            new.append((key, package))
+    for (key, _), found in zip(new, _parsed([package for _, package in new], runtime), strict=True):
+        yield from before.items(key, lambda found=found: _items(found))  # type: ignore[misc]
+
+
+def _parsed(packages: list[Package], runtime: Runtime) -> Iterator[_Found]:
     if runtime.num_workers <= 1 or len(packages) < 4:
-        results = map(read_package, packages)
-        yield from _flatten(results)
+        yield from map(read_package, packages)
         return
     # A forked child of a process with threads can deadlock; spawned ones import this module and no more.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(runtime.num_workers, mp_context=context) as pool:
-        yield from _flatten(pool.map(read_package, packages))
+        yield from pool.map(read_package, packages)
 
 
-def _flatten(results: Iterator[tuple[list[Document], list[Rejected]]]) -> Iterator[Document | Rejected]:
-    for documents, rejected in results:
-        yield from documents
-        yield from rejected
+def _items(found: _Found) -> Iterator[Item]:
+    documents, rejected = found
+    yield from documents
+    yield from rejected
 
 
 def _dist_infos(config: InstalledPackages) -> list[Path]:

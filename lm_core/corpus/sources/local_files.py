@@ -1,24 +1,29 @@
-"""One's own files: which ones a path means, and what identifies them."""
+"""One's own files: which ones a path means, what identifies them, and reading again only what has changed."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
+import zipfile
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
+from lm_core.config import identity_of
 from lm_core.corpus.config import LocalFiles
+from lm_core.corpus.sources import remote
 from lm_core.corpus.sources.file_digests import file_digests
-from lm_core.corpus.text import Document, Rejected
+from lm_core.corpus.sources.formats import READABLE, TABLE_FORMATS, format_of, reader_of
+from lm_core.corpus.sources.reuse import ReadBefore
+from lm_core.corpus.sources.streams import decompressed, guarded, open_bytes
+from lm_core.corpus.text import Item, Rejected, Tally
 from lm_core.errors import UserError
 from lm_core.runtime import Runtime
 
-TEXT_FORMATS = {".txt", ".text", ".md", ".markdown", ".rst"}
-TABLE_FORMATS = {".jsonl", ".ndjson", ".csv", ".tsv", ".parquet"}
-COMPRESSIONS = {".gz", ".zst"}
-READABLE = "txt, md, rst, jsonl, csv, tsv, parquet (plain, .gz or .zst)"
 LOOSE_FILES = "files"
+MAX_REJECTED = 100_000
 
 
 @dataclass(frozen=True)
@@ -28,13 +33,20 @@ class LocalFile:
     Attributes:
         name: its path relative to the root, with forward slashes: the only path that reaches the corpus.
         format: suffix that names the reader, e.g. ".csv".
-        compression: ".gz", ".zst" or "".
+        compression: ".gz", ".bz2", ".xz", ".zst" or "".
+        member: name within `archive`, the zip archive `path`; None for a file by itself.
+        url: address of a file that is not on this machine; `path` is then of no use.
+        state: what identifies its content there.
     """
 
     path: Path
     name: str
     format: str
     compression: str
+    member: str | None = None
+    archive: zipfile.ZipFile | None = None
+    url: str | None = None
+    state: str | None = None
 
     @property
     def source(self) -> str:
@@ -43,8 +55,28 @@ class LocalFile:
             return self.name.rpartition("/")[2].partition(".")[0] or self.name
         return self.name.rpartition("/")[0] or LOOSE_FILES
 
+    def open(self) -> BinaryIO:
+        """The plain bytes, decompressed as they are read."""
+        if self.archive is None or self.member is None:
+            return open_bytes(self.path, self.compression)
+        packed_bytes = self.archive.getinfo(self.member).compress_size
+        plain = guarded(self.archive.open(self.member), packed_bytes)  # type: ignore[arg-type]
+        return decompressed(plain, self.compression, packed_bytes)
 
-def find_files(config: LocalFiles) -> list[LocalFile]:
+
+@dataclass(frozen=True)
+class Found:
+    """What a path means.
+
+    Attributes:
+        ignored: suffix -> number of files that no reader is for.
+    """
+
+    files: list[LocalFile]
+    ignored: Counter[str]
+
+
+def find_files(config: LocalFiles) -> Found:
     """The files that `config.path` means, by name.
 
     A folder that holds `pretrain/` is a bundle of which only that subfolder is corpus: the rest is fine-tuning and
@@ -53,24 +85,46 @@ def find_files(config: LocalFiles) -> list[LocalFile]:
     Raises:
         UserError: nothing there, or nothing that can be read.
     """
-    path = Path(config.path).expanduser().absolute()
-    if path.is_dir():
-        root = path / "pretrain" if (path / "pretrain").is_dir() else path
-        paths = [p for p in root.rglob("*") if p.is_file() and not _hidden(p.relative_to(root))]
-    elif path.is_file():
-        root, paths = path.parent, [path]
-        if _local_file(path, root) is None:
-            raise UserError(f"{path} is of no kind that can be read; give {READABLE}")
-    else:
-        paths = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207, an absolute pattern
-        paths = [p for p in paths if p.is_file()]
-        root = _fixed_part(path)
-        if not paths:
-            raise UserError(f"{config.path} does not exist and matches no file; give a file, a folder or a glob")
-    files = [file for p in paths if (file := _local_file(p, root))]
+    found = _remote_files(config.path) if remote.is_remote(config.path) else _on_this_machine(config.path)
+    files, ignored = [], Counter[str]()
+    for path, file in found:
+        if file is None:
+            ignored[path.suffix.lower() or "no suffix"] += 1
+        else:
+            files.append(file)
     if not files:
         raise UserError(f"{config.path} holds no document that can be read; give {READABLE}")
-    return sorted(files, key=lambda file: file.name)
+    return Found(sorted(files, key=lambda file: file.name), ignored)
+
+
+def _on_this_machine(given: str) -> list[tuple[Path, LocalFile | None]]:
+    root, paths = _paths(given)
+    return [(path, _local_file(path, root)) for path in paths]
+
+
+def _remote_files(url: str) -> list[tuple[Path, LocalFile | None]]:
+    found = []
+    for name, there in remote.listing(url).items():
+        file = _local_file(Path("/") / name, Path("/"))
+        found.append((Path(name), replace(file, url=there.url, state=there.state) if file else None))
+    return found
+
+
+def _paths(given: str) -> tuple[Path, list[Path]]:
+    """The folder that names are relative to, and all files."""
+    path = Path(given).expanduser().absolute()
+    if path.is_dir():
+        root = path / "pretrain" if (path / "pretrain").is_dir() else path
+        return root, [p for p in root.rglob("*") if p.is_file() and not _hidden(p.relative_to(root))]
+    if path.is_file():
+        if _local_file(path, path.parent) is None:
+            raise UserError(f"{path} is of no kind that can be read; give {READABLE}")
+        return path.parent, [path]
+    paths = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207, an absolute pattern
+    paths = [p for p in paths if p.is_file()]
+    if not paths:
+        raise UserError(f"{given} does not exist and matches no file; give a file, a folder or a glob")
+    return _fixed_part(path), paths
 
 
 def _hidden(path: Path) -> bool:
@@ -86,32 +140,67 @@ def _fixed_part(pattern: Path) -> Path:
 
 
 def _local_file(path: Path, root: Path) -> LocalFile | None:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
-    if not suffixes or suffixes[-1] not in TEXT_FORMATS | TABLE_FORMATS:
-        return None
     # A name that is not UTF-8 reaches Python with lone surrogates, which no table can hold.
     name = path.relative_to(root).as_posix().encode("utf-8", "replace").decode()
-    return LocalFile(path, name, suffixes[-1], compression)
+    found = format_of(name)
+    return LocalFile(path, name, *found) if found else None
 
 
-def local_digests(config: LocalFiles, runtime: Runtime) -> dict[str, str]:
+def check(config: LocalFiles) -> None:
+    """Look for the files.
+
+    Raises:
+        UserError: nothing there, or nothing that can be read.
+    """
+    find_files(config)
+
+
+def digests(config: LocalFiles, runtime: Runtime) -> dict[str, str]:
     """Identity of the files: one digest over names and contents, whatever folder they lie in."""
-    files = find_files(config)
-    try:
-        digests = file_digests([file.path for file in files], runtime)
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
     total = hashlib.sha256()
-    for file in files:
-        total.update(f"{file.name}\0{digests[file.path]}\n".encode())
+    for file, digest in _digests(find_files(config).files, runtime):
+        total.update(f"{file.name}\0{digest}\n".encode())
     return {"files": total.hexdigest()}
 
 
-def read_local_files(config: LocalFiles, runtime: Runtime) -> Iterator[Document | Rejected]:
-    """Documents of all files, in the order of their names."""
-    from lm_core.corpus.sources import tables, text_files
+def _digests(files: list[LocalFile], runtime: Runtime) -> list[tuple[LocalFile, str]]:
+    try:
+        digests = file_digests([file.path for file in files if file.state is None], runtime)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
+    return [(file, file.state or digests[file.path]) for file in files]
 
-    for file in find_files(config):
-        reader = text_files.read if file.format in TEXT_FORMATS else tables.read
-        yield from reader(file, config)
+
+def read(config: LocalFiles, runtime: Runtime, before: ReadBefore) -> Iterator[Item]:
+    """Documents of all files, in the order of their names; what an unchanged file yielded is not read again."""
+    found = find_files(config)
+    for suffix, count in sorted(found.ignored.items()):
+        yield Tally("ignored_files", suffix, count)
+    settings = identity_of(config)
+    for file, digest in _digests(found.files, runtime):
+        yield from before.items([file.name, digest, settings], lambda file=file: _read(file, config))  # type: ignore[misc]
+
+
+def _read(file: LocalFile, config: LocalFiles) -> Iterator[Item]:
+    if file.url is None:
+        yield from _bounded(reader_of(file.format)(file, config), file)
+        return
+    with remote.downloaded(file.url) as path:
+        if isinstance(path, str):
+            yield Rejected(file.source, file.name, "not_downloaded", path)
+        else:
+            yield from _bounded(reader_of(file.format)(replace(file, path=path), config), file)
+
+
+def _bounded(items: Iterator[Item], file: LocalFile) -> Iterator[Item]:
+    """No more rejected rows of one file than a table can hold; the others are counted in a last one."""
+    num_rejected, last = 0, ""
+    for item in items:
+        if isinstance(item, Rejected):
+            num_rejected, last = num_rejected + 1, f"{item.reason}: {item.detail}"
+            if num_rejected > MAX_REJECTED:
+                continue
+        yield item
+    if num_rejected > MAX_REJECTED:
+        detail = f"{num_rejected - MAX_REJECTED} more, the last {last}"
+        yield Rejected(file.source, f"{file.name}#more", "more_rejected", detail[:300])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any
 
-from lm_core.corpus.text import Document, Rejected, canonical
+from lm_core.corpus.sources.found import Origin, found
+from lm_core.corpus.text import Item, Rejected, canonical
 from lm_core.errors import UserError
 
 TEXT_COLUMNS = ("text", "content", "body", "document", "article", "story", "raw_content", "markdown", "passage")
@@ -13,6 +15,8 @@ _TITLE_COLUMNS = ("title", "name", "headline", "path")
 _KEY_COLUMNS = ("doc_id", "id", "url")
 _LICENCE_COLUMNS = ("licence", "license")
 _VERSION_COLUMNS = ("version", "revision", "commit")
+_URL_COLUMNS = ("url", "link", "source_url")
+_TIME_COLUMNS = ("time", "date", "published", "timestamp", "created")
 
 
 def text_column(columns: Sequence[str], wanted: str | None, where: str) -> str:
@@ -38,13 +42,14 @@ def text_column(columns: Sequence[str], wanted: str | None, where: str) -> str:
 
 def columns_to_read(columns: Sequence[str], text: str) -> list[str]:
     """The text and what describes it; nothing else need be read."""
-    described = {*_TITLE_COLUMNS, *_KEY_COLUMNS, *_LICENCE_COLUMNS, *_VERSION_COLUMNS, "source"}
+    described = {*_TITLE_COLUMNS, *_KEY_COLUMNS, *_LICENCE_COLUMNS, *_VERSION_COLUMNS, *_URL_COLUMNS, *_TIME_COLUMNS}
+    described.add("source")
     return [column for column in columns if column == text or column in described]
 
 
 def document_of_row(
-    row: Mapping[str, Any], *, text: str, place: str, number: int, source: str, max_bytes: int
-) -> Document | Rejected:
+    row: Mapping[str, Any], *, text: str, place: str, number: int, source: str, max_bytes: int, where: str = ""
+) -> Iterator[Item]:
     """A row as a document, or the reason why it is none.
 
     Args:
@@ -52,33 +57,34 @@ def document_of_row(
         place: file the row stands in, relative to the root; becomes part of the key.
         number: of the row within the file, from 1.
         source: what it counts under, unless the row has a column `source`.
+        where: the row's place for a person, when its number says too little.
     """
     source = _word(row, ("source",)) or source
     key = f"{place}#{_word(row, _KEY_COLUMNS) or number}"
+    where = where or f"row {number}"
     value = row.get(text)
     if not isinstance(value, str):
         kind = "no text" if value is None else f"text is of type {type(value).__name__}"
-        return Rejected(source, key, "no_text", f"row {number}: {kind}")
-    if len(value) > max_bytes:
-        return Rejected(source, key, "too_long", f"row {number}: more than {max_bytes} bytes")
-    content = canonical(value)
-    if not content:
-        return Rejected(source, key, "empty", f"row {number}: no text")
-    return Document(
+        yield Rejected(source, key, "no_text", f"{where}: {kind}")
+        return
+    origin = Origin(
         source,
         key,
-        "text",
-        content,
         title=_word(row, _TITLE_COLUMNS),
         licence=_word(row, _LICENCE_COLUMNS),
         version=_word(row, _VERSION_COLUMNS),
+        url=_word(row, _URL_COLUMNS),
+        time=_word(row, _TIME_COLUMNS),
     )
+    yield from found(value, origin, max_bytes=max_bytes, place=where)
 
 
 def _word(row: Mapping[str, Any], columns: tuple[str, ...]) -> str | None:
     """First of the columns that holds a short value."""
     for column in columns:
         value = row.get(column)
+        if isinstance(value, date):
+            return value.isoformat()
         if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
             return canonical(str(value))[:500].replace("\n", " ") or None
     return None

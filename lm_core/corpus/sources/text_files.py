@@ -2,52 +2,51 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterator
 
 from lm_core.corpus.config import LocalFiles
+from lm_core.corpus.sources.encodings import Decoded, decode
+from lm_core.corpus.sources.found import Origin, found
 from lm_core.corpus.sources.local_files import LocalFile
-from lm_core.corpus.sources.streams import BROKEN_STREAM, open_bytes
-from lm_core.corpus.text import Document, Rejected, canonical
-
-_BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
+from lm_core.corpus.sources.streams import BROKEN_STREAM, BombError
+from lm_core.corpus.text import Item, Rejected, Tally
 
 
-def decode(content: bytes) -> str:
-    """UTF-8, or what the byte-order mark says.
-
-    Raises:
-        UnicodeDecodeError: with the offset of the first byte that does not fit.
-    """
-    for mark, encoding in _BYTE_ORDER_MARKS:
-        if content.startswith(mark):
-            return content.decode(encoding)
-    return content.decode("utf-8")
-
-
-def read(file: LocalFile, config: LocalFiles) -> Iterator[Document | Rejected]:
+def read(file: LocalFile, config: LocalFiles) -> Iterator[Item]:
     """The file as one document."""
+    content = whole(file, config.max_document_bytes)
+    if isinstance(content, Rejected):
+        yield content
+        return
+    decoded = decode_whole(content, file, config.encoding)
+    if isinstance(decoded, Rejected):
+        yield decoded
+        return
+    yield Tally("encodings", decoded.encoding)
+    origin = Origin(file.source, file.name, title=file.name.rpartition("/")[2])
+    yield from found(decoded.text, origin, max_bytes=config.max_document_bytes)
+
+
+def whole(file: LocalFile, max_bytes: int) -> bytes | Rejected:
+    """All bytes of a file that is one document, or why it is none."""
+    content = bytearray()
     try:
-        with open_bytes(file.path, file.compression) as stream:
-            content = stream.read(config.max_document_bytes + 1)
+        with file.open() as stream:
+            while len(content) <= max_bytes and (part := stream.read(min(1 << 20, max_bytes + 1 - len(content)))):
+                content += part
+    except BombError as error:
+        return Rejected(file.source, file.name, "bomb", str(error))
     except BROKEN_STREAM as error:
-        yield Rejected(file.source, file.name, "unreadable_file", str(error)[:300])
-        return
-    if len(content) > config.max_document_bytes:
-        yield Rejected(file.source, file.name, "too_long", f"more than {config.max_document_bytes} bytes")
-        return
+        detail = f"after {len(content)} readable bytes: {type(error).__name__}: {error}"
+        return Rejected(file.source, file.name, "unreadable_file", detail[:300])
+    if len(content) > max_bytes:
+        return Rejected(file.source, file.name, "too_long", f"more than {max_bytes} bytes")
+    return bytes(content)
+
+
+def decode_whole(content: bytes, file: LocalFile, label: str | None) -> Decoded | Rejected:
+    """The text of a whole file, or that it is none."""
     try:
-        text = canonical(decode(content))
-    except UnicodeDecodeError as error:
-        yield Rejected(file.source, file.name, "not_utf8", f"byte {error.start}: {error.reason}")
-        return
-    if not text:
-        yield Rejected(file.source, file.name, "empty", "no text")
-        return
-    yield Document(file.source, file.name, "text", text, title=file.name.rpartition("/")[2])
+        return decode(content, label)
+    except ValueError as error:
+        return Rejected(file.source, file.name, "binary", str(error))

@@ -1,0 +1,171 @@
+"""What was read before is not read again: the items of each unchanged part of a source, kept in the workspace.
+
+A part is whatever has an identity of its own: a file, a package, a page. One pack for each source holds the items of
+its parts as zstd frames, with an index at its end:
+
+    frame frame ... index (JSON, one frame) length of the index (8 bytes)
+
+A run writes a new pack with the parts it used and renames it over the old one when the source
+has been read to its end. So a pack holds exactly what the last run used, and a run that was killed costs nothing. A
+frame that is damaged (zstd keeps a checksum) is a part that was never read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import zstandard
+
+from lm_core.corpus.text import Document, Item, Rejected, Tally
+
+# Raised whenever a reader yields something else for the same bytes.
+READERS_VERSION = 1
+_FRAME_BYTES = 4_000_000
+_LENGTH = struct.Struct("<Q")
+_KINDS: dict[str, type[Item]] = {"d": Document, "r": Rejected, "t": Tally}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+_FIELDS = {kind: [field.name for field in fields(kind)] for kind in _NAMES}
+_Frames = list[tuple[int, int]]
+
+
+def identity(*parts: Any) -> str:
+    """Digest of JSON-ready values and of the version of the readers."""
+    spelled = json.dumps([READERS_VERSION, *parts], sort_keys=True)
+    return hashlib.sha256(spelled.encode()).hexdigest()
+
+
+class ReadBefore:
+    """The items that a source yielded in the last run, by the identity of their part.
+
+    Args:
+        path: of the pack; None reads everything anew and keeps nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._draft = path and path.with_name(f"{path.name}.{os.getpid()}")
+        self._old: BinaryIO | None = None
+        self._new: BinaryIO | None = None
+        self._known: dict[str, _Frames] = {}
+        self._index: dict[str, _Frames] = {}
+        self.num_reused = 0
+        self.num_read = 0
+
+    def __enter__(self) -> ReadBefore:
+        if self._path and self._draft:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._open_old(self._path)
+            self._new = open(self._draft, "wb")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._old:
+            self._old.close()
+        if self._new and self._path and self._draft:
+            if kind is None:
+                self._new.write(index := _pack(json.dumps(self._index).encode()))
+                self._new.write(_LENGTH.pack(len(index)))
+            self._new.close()
+            self._draft.replace(self._path) if kind is None else self._draft.unlink()
+
+    def known(self, parts: Any) -> bool:
+        """Whether the part of this identity was read before."""
+        return identity(parts) in self._known
+
+    def items(self, parts: Any, read: Callable[[], Iterator[Item]]) -> Iterator[Item]:
+        """Items of one part: those kept, when its identity is known, else those that `read()` finds.
+
+        Args:
+            parts: JSON-ready values that identify the part, its content included.
+        """
+        if self._new is None:
+            self.num_read += 1
+            yield from read()
+            return
+        key = identity(parts)
+        writer = _PartWriter(self._append)
+        num_kept = 0
+        try:
+            for item in self._kept(key):
+                writer.add(item)
+                yield item
+                num_kept += 1
+        except (OSError, zstandard.ZstdError):
+            self._known.pop(key)
+        if key in self._known:
+            self.num_reused += 1
+        else:
+            self.num_read += 1
+            # After a damaged frame: the readers find the same items in the same order, some of which are out already.
+            for item in islice(read(), num_kept, None):
+                writer.add(item)
+                yield item
+        self._index[key] = writer.close()
+
+    def _kept(self, key: str) -> Iterator[Item]:
+        if self._old is None:
+            return
+        for offset, length in self._known.get(key, ()):
+            self._old.seek(offset)
+            yield from _items(self._old.read(length))
+
+    def _append(self, frame: bytes) -> tuple[int, int]:
+        assert self._new is not None
+        place = self._new.tell()
+        self._new.write(frame)
+        return place, len(frame)
+
+    def _open_old(self, path: Path) -> None:
+        try:
+            self._old = open(path, "rb")  # noqa: SIM115, closed with the pack
+            self._old.seek(-_LENGTH.size, os.SEEK_END)
+            length = _LENGTH.unpack(self._old.read(_LENGTH.size))[0]
+            self._old.seek(-_LENGTH.size - length, os.SEEK_END)
+            self._known = json.loads(zstandard.ZstdDecompressor().decompress(self._old.read(length)))
+        except (OSError, ValueError, MemoryError, zstandard.ZstdError):
+            self._known = {}
+
+
+class _PartWriter:
+    """Gathers items into frames."""
+
+    def __init__(self, append: Callable[[bytes], tuple[int, int]]) -> None:
+        self._append = append
+        self._frames: _Frames = []
+        self._lines: list[str] = []
+        self._size = 0
+
+    def add(self, item: Item) -> None:
+        line = json.dumps([_NAMES[type(item)], *(getattr(item, name) for name in _FIELDS[type(item)])])
+        self._lines.append(line)
+        self._size += len(line)
+        if self._size >= _FRAME_BYTES:
+            self._flush()
+
+    def close(self) -> _Frames:
+        if self._lines:
+            self._flush()
+        return self._frames
+
+    def _flush(self) -> None:
+        self._frames.append(self._append(_pack("\n".join(self._lines).encode())))
+        self._lines, self._size = [], 0
+
+
+def _pack(content: bytes) -> bytes:
+    return zstandard.ZstdCompressor(level=1, write_checksum=True).compress(content)
+
+
+def _items(frame: bytes) -> Iterator[Item]:
+    for line in zstandard.ZstdDecompressor().decompress(frame).split(b"\n"):
+        kind, *values = json.loads(line)
+        yield _KINDS[kind](*values)
