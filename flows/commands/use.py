@@ -27,7 +27,8 @@ def add(command: AddCommand) -> None:
     score.add_argument("--text", required=True, help="the text to score")
     export = command("export", "write a model as a folder that other programs load", _export, add_model_argument)
     export.add_argument("folder", type=Path, metavar="DIR", help="where to write; must not exist")
-    export.add_argument("--to", choices=("hf",), default="hf", help="hf: transformers, vLLM and others (default)")
+    export.add_argument("--to", choices=("hf", "onnx"), default="hf",
+                        help="hf: transformers, vLLM and others (default); onnx: one graph for ONNX Runtime")  # fmt: skip
 
 
 def _generate(options: Options) -> dict[str, Any]:
@@ -107,8 +108,8 @@ def _export(options: Options) -> dict[str, Any]:
     if options.folder.exists():
         raise UserError(f"{options.folder} exists already; name a folder that does not")
     version, folder = checkpoint(options)
-    from lm_core.model.export import export_huggingface
+    from lm_core.model.export import export_huggingface, export_onnx
 
-    export_huggingface(folder, options.folder)
+    {"hf": export_huggingface, "onnx": export_onnx}[options.to](folder, options.folder)
     say(f"{version.name} version {version.version} is in {options.folder}")
-    return {"model": version.name, "version": str(version.version), "folder": str(options.folder)}
+    return {"model": version.name, "version": str(version.version), "folder": str(options.folder), "format": options.to}

@@ -56,7 +56,8 @@ class _ExplicitCausalAttention(Function):
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of every position to itself and those before it; shapes as in `attention_by_formula`, S = T."""
-    if q.device.type == "cpu" and q.shape[-2] <= EXPLICIT_MAX_LENGTH:
+    # An exported graph must hold for every length, so it may not choose by this one.
+    if not torch.compiler.is_exporting() and q.device.type == "cpu" and q.shape[-2] <= EXPLICIT_MAX_LENGTH:
         groups = q.shape[1] // k.shape[1]
         if groups > 1:
             k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)

@@ -1,12 +1,17 @@
-"""Export in the format that the ecosystem loads: a Hugging Face folder of a stock architecture, no code of ours."""
+"""Export in formats that the ecosystem loads: a Hugging Face folder of a stock architecture, or an ONNX graph."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import logging
 import shutil
+import warnings
 from pathlib import Path
 
-from lm_core.errors import UserError
+import torch
+
+from lm_core.errors import MachineError, UserError
 from lm_core.model.decoder import Decoder
 from lm_core.model.weights import hf_config, load_model, save_model
 from lm_core.tokenizer import ASSISTANT, CONTROL_TOKENS, END_OF_TEXT, PAD, TURN_END, USER, load_tokenizer
@@ -57,6 +62,41 @@ def export_huggingface(checkpoint: Path, folder: Path) -> None:
             "chat_template": CHAT_TEMPLATE,
         },
     )
+
+
+def export_onnx(checkpoint: Path, folder: Path) -> None:
+    """Write model.onnx (tokens (B, T) int64 -> logits (B, T, V) fp32, any B and T), config.json and tokenizer.json.
+
+    Args:
+        checkpoint: folder of a `Checkpoint` artifact, of either architecture.
+        folder: where to write; made if missing.
+
+    Raises:
+        MachineError: when the extra `export` is not installed.
+    """
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MachineError(f"{' and '.join(missing)} not installed; ONNX needs the extra: pip install millrace[export]")
+    model = load_model(checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokens = torch.zeros(2, min(model.context_length, 8), dtype=torch.int64)
+    sizes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("time", min=1, max=model.context_length)}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model,
+            (tokens,),
+            str(folder / "model.onnx"),
+            input_names=["tokens"],
+            output_names=["logits"],
+            dynamic_shapes={"tokens": sizes},
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copyfile(checkpoint / name, folder / name)
 
 
 def _write(path: Path, content: object) -> None:

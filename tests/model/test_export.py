@@ -6,7 +6,7 @@ import torch
 from lm_core.errors import UserError
 from lm_core.model.build import build_model
 from lm_core.model.conversation import Speaker, text_pieces
-from lm_core.model.export import export_huggingface
+from lm_core.model.export import export_huggingface, export_onnx
 from lm_core.model.weights import save_model
 from lm_core.tokenizer import load_tokenizer, new_encoder
 from lm_core.training.config import ModelConfig, TokenizerConfig
@@ -39,6 +39,27 @@ def test_transformers_gives_the_same_logits_to_the_bit(tmp_path, changes):
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
     text = "some naïve 漢字 <|endoftext|> text"
     assert tokenizer(text)["input_ids"] == load_tokenizer(source / "tokenizer.json").encode(text)
+
+
+VANILLA = {"kind": "vanilla", "activation": "gelu", "num_kv_heads": 4}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, pytest.param(VANILLA, marks=pytest.mark.exhaustive)])
+def test_onnx_runtime_gives_the_same_logits(tmp_path, changes):
+    pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    source = tmp_path / "checkpoint"
+    source.mkdir()
+    model = checkpoint(source, **changes)
+    export_onnx(source, tmp_path / "export")
+    session = runtime.InferenceSession(tmp_path / "export" / "model.onnx", providers=["CPUExecutionProvider"])
+    for shape in ((1, 1), (2, 40), (3, 64)):  # other sizes than the one it was traced with, up to the whole context
+        tokens = torch.randint(5, model.vocab_size, shape)
+        with torch.no_grad():
+            expected = model(tokens)
+        (found,) = session.run(None, {"tokens": tokens.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_vanilla_has_no_counterpart(tmp_path):
