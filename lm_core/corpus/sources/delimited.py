@@ -81,8 +81,8 @@ class _Lines:
         self.number += 1
         self.taken.append(line)
         self._size += len(line)
-        if self._size > 2 * self._max:
-            raise csv.Error(f"a row of more than {2 * self._max} characters")
+        if self._size > 2 * self._max or len(line) > self._max:
+            raise csv.Error(f"beyond the limit of {self._max} characters")
         return line
 
     def _read(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from dataclasses import dataclass
 
 from ftfy import fix_encoding
@@ -23,7 +24,8 @@ _CANDIDATES = [
 _SAMPLE_BYTES = 65_536
 # Fewer bytes beyond ASCII say nothing about the encoding; then the most frequent one is taken.
 _MIN_EVIDENCE_BYTES = 24
-_HIGH_BYTES = bytes(range(0x80, 0x100))
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_CONTROL_BYTES = [bytes([code]) for code in (*range(9), *range(0x0E, 0x1B), *range(0x1C, 0x20))]
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,11 @@ def _without_mark(content: bytes) -> Decoded:
         zeros, others = sample[place::2].count(0), sample[1 - place :: 2].count(0)
         if zeros > len(sample) // 5 and others * 10 < zeros:
             try:
-                return Decoded(content.decode(encoding), encoding)
+                text = content.decode(encoding)
             except UnicodeDecodeError:
                 break
+            if len(_CONTROL.findall(text[:_SAMPLE_BYTES])) * 50 <= len(text[:_SAMPLE_BYTES]):
+                return Decoded(text, encoding)
     raise ValueError(f"no text: {content.count(0)} of {len(content)} bytes are zero")
 
 
@@ -86,6 +90,9 @@ def _labelled(content: bytes, label: str | None) -> Decoded | None:
 
 
 def _likeliest(content: bytes) -> Decoded:
+    num_controls = sum(map(content[:_SAMPLE_BYTES].count, _CONTROL_BYTES))
+    if num_controls * 20 > len(content[:_SAMPLE_BYTES]):
+        raise ValueError(f"no text: {num_controls} of the first {len(content[:_SAMPLE_BYTES])} bytes are controls")
     high = content[:_SAMPLE_BYTES].translate(None, bytes(range(0x80)))
     best = None
     if len(high) >= _MIN_EVIDENCE_BYTES:

@@ -69,7 +69,7 @@ def _book(path: Path, file: LocalFile, config: LocalFiles) -> tuple[str, Origin,
 
 
 def _package_name(archive: zipfile.ZipFile) -> str:
-    for element in _xml(archive, _CONTAINER).iter("{*}rootfile"):
+    for element in _xml(archive, _CONTAINER).iterfind(".//{*}rootfile"):
         if name := element.get("full-path"):
             return name
     raise _UnreadableError("unreadable_file", f"{_CONTAINER} names no package")
@@ -79,16 +79,16 @@ def _spine(package: ElementTree.Element, folder: str) -> list[str]:
     """Names of the chapters in reading order; the ones beside the spine (footnotes, covers) are not read."""
     manifest = {
         item.get("id"): posixpath.normpath(posixpath.join(folder, unquote(item.get("href", ""))))
-        for item in package.iter("{*}item")
+        for item in package.iterfind(".//{*}item")
         if item.get("media-type") in _CHAPTERS
     }
-    return [manifest[ref.get("idref")] for ref in package.iter("{*}itemref") if ref.get("idref") in manifest]
+    return [manifest[ref.get("idref")] for ref in package.iterfind(".//{*}itemref") if ref.get("idref") in manifest]
 
 
 def _encrypted(archive: zipfile.ZipFile) -> set[str]:
     if _ENCRYPTION not in archive.namelist():
         return set()
-    return {unquote(element.get("URI", "")) for element in _xml(archive, _ENCRYPTION).iter("{*}CipherReference")}
+    return {unquote(element.get("URI", "")) for element in _xml(archive, _ENCRYPTION).iterfind(".//{*}CipherReference")}
 
 
 def _xml(archive: zipfile.ZipFile, name: str) -> ElementTree.Element:

@@ -18,6 +18,8 @@ from lm_core.corpus.sources.streams import BombError
 
 _CHUNK_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 65_536
+# Stands where a member was: no record begins like this, so the place is reported.
+_BROKEN_MEMBER = b"\r\n\r\na broken member of the gzip file\r\n\r\n"
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 _BLANK = re.compile(rb"[\r\n]*")
 _WARC_START = re.compile(rb"WARC/[01]\.\d+\r?\n")
@@ -139,6 +141,8 @@ def _problem(window: _Window, length: int, arc: bool) -> str | None:
     window.fill(length + _MAX_HEADER_BYTES)
     blank = _BLANK.match(window.data, length)
     after = blank.end() if blank else length
+    if window.data.startswith(_BROKEN_MEMBER.strip(), after):
+        return None
     if after == len(window.data) or (_ARC_START if arc else _WARC_START).match(window.data, after):
         return None
     return f"after {length} bytes comes neither a record nor the end: the length is wrong"
@@ -170,7 +174,7 @@ def _find_next(window: _Window, length: int | None, arc: bool) -> int:
 
 
 class _Members(io.RawIOBase):
-    """A .gz file member by member; a broken member costs itself, and blank lines stand where it was."""
+    """A .gz file member by member; a broken member costs itself."""
 
     def __init__(self, packed: BinaryIO, max_bytes: int) -> None:
         self._packed = packed
@@ -195,7 +199,7 @@ class _Members(io.RawIOBase):
                 part = self._member.decompress(self._input, len(buffer))
                 self._input = self._member.unconsumed_tail or self._member.unused_data
             except zlib.error:
-                part = b"\r\n\r\n"
+                part = _BROKEN_MEMBER
                 self._next_member()
             if self._member.eof:
                 self._member = self._new()

@@ -23,6 +23,7 @@ MAX_RATIO = 200
 _GRACE_BYTES = 64_000_000
 _MAX_WINDOW_BYTES = 1 << 27
 _CHUNK_BYTES = 1 << 20
+_ZSTD_INPUT_BYTES = 1 << 10
 
 
 class BombError(ValueError):
@@ -60,13 +61,48 @@ class _Guarded(io.RawIOBase):
         super().close()
 
 
+class _Zstd(io.RawIOBase):
+    """Reads .zst and, unlike the library's own stream, says so when it ends too early."""
+
+    def __init__(self, packed: BinaryIO) -> None:
+        self._packed = packed
+        self._unpacker = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
+        self._frame = self._unpacker.decompressobj()
+        self._started = False
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        while not self._ready:
+            # Little at a time: what a few bytes become cannot be bounded otherwise.
+            packed = self._frame.unused_data if self._frame.eof else b""
+            packed = packed or self._packed.read(_ZSTD_INPUT_BYTES)
+            if not packed:
+                if self._started and not self._frame.eof:
+                    raise EOFError("compressed file ended before the end of its last frame")
+                return 0
+            if self._frame.eof:
+                self._frame = self._unpacker.decompressobj()
+            self._started = True
+            self._ready = memoryview(self._frame.decompress(packed))
+        part = self._ready[: len(buffer)]
+        self._ready = self._ready[len(part) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def close(self) -> None:
+        self._packed.close()
+        super().close()
+
+
 class _Xz(io.RawIOBase):
     """Reads .xz with a bound on the dictionary, which the file itself chooses (up to 4 GB)."""
 
     def __init__(self, packed: BinaryIO) -> None:
         self._packed = packed
         self._decompressor = self._new()
-        self._started = False
 
     @staticmethod
     def _new() -> lzma.LZMADecompressor:
@@ -110,8 +146,7 @@ def decompressed(packed: BinaryIO, compression: str, packed_bytes: int) -> Binar
     if compression == ".xz":
         return guarded(cast(BinaryIO, io.BufferedReader(_Xz(packed))), packed_bytes)
     if compression == ".zst":
-        unpacker = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
-        return guarded(cast(BinaryIO, unpacker.stream_reader(packed, read_across_frames=True)), packed_bytes)
+        return guarded(cast(BinaryIO, io.BufferedReader(_Zstd(packed))), packed_bytes)
     return packed
 
 

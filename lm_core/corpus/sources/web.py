@@ -226,7 +226,7 @@ def _sitemap(content: bytes, url: str, max_bytes: int) -> tuple[list[str], bool]
         root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, OSError, EOFError) as error:
         raise UserError(f"{url} is no sitemap: {error}") from None
-    found = [(element.text or "").strip() for element in root.iter("{*}loc")]
+    found = [(element.text or "").strip() for element in root.iterfind(".//{*}loc")]
     return [location for location in found if location], root.tag.endswith("sitemapindex")
 
 
