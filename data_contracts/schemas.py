@@ -58,6 +58,13 @@ DECISIONS = _schema(
     ("figure", pa.float64(), True, "the number that decided: Jaccard, containment, the rule's statistic"),
 )
 
+REDACTIONS = _schema(
+    ("doc_id", pa.string(), False, "a collected document"),
+    ("kind", pa.string(), False, "key, email, iban, card, ip or phone"),
+    ("start", pa.int64(), False, "first character of the text that a placeholder replaces"),
+    ("length", pa.int64(), False, "how many characters it replaces"),
+)
+
 SPLIT_OF_DOCUMENT = _schema(
     ("doc_id", pa.string(), False, "a document that survived deduplication"),
     ("cluster", pa.string(), False, "smallest doc_id of its cluster of similar documents; itself when alone"),

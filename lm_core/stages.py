@@ -28,7 +28,7 @@ COLLECT = Stage(
 )
 CLEAN = Stage(
     name="clean",
-    version=1,
+    version=2,
     output=Decisions,
     function="lm_core.corpus.clean:clean",
     inputs={"corpus": Corpus},
@@ -56,7 +56,7 @@ DECONTAMINATE = Stage(
 )
 VALIDATE = Stage(
     name="validate",
-    version=1,
+    version=2,
     output=ValidCorpus,
     function="tasks.validation:validate",
     external="tasks.contracts:contract_digests",

@@ -28,6 +28,7 @@ from lm_core.corpus.ledger import (
     register_corpus,
     register_decisions,
     write_fates,
+    write_redactions,
 )
 from lm_core.corpus.ledger_config import ValidateConfig
 from lm_core.database import connect
@@ -36,7 +37,7 @@ from lm_core.runtime import Runtime
 from lm_core.store import Build
 
 # In the order of the pipeline; a table's rules may name the tables before it.
-TABLES = ("documents", "rejected", "decisions", "canaries", "splits", "examples", "fates")
+TABLES = ("documents", "rejected", "decisions", "redactions", "canaries", "splits", "examples", "fates")
 
 
 def validate(
@@ -51,7 +52,8 @@ def validate(
 ) -> dict[str, Any]:
     """Give every collected document its one fate, hold all tables against their contracts, put failing rows aside.
 
-    Writes `fates.parquet`, `quarantine.parquet`, `contracts.json` (results and profiles), `report.md`, `report.html`.
+    Writes `fates.parquet`, `redactions.parquet`, `quarantine.parquet`, `contracts.json` (results and
+    profiles), `report.md`, `report.html`.
 
     Raises:
         IntegrityError: a critical rule failed, or a warning beyond its bound.
@@ -64,6 +66,7 @@ def validate(
     with connect(build.runtime, folders=folders) as connection:
         register_corpus(connection, corpus.folder)
         register_decisions(connection, *decided)
+        connection.execute(f"CREATE VIEW redactions AS SELECT * FROM {parquet(cleaning.file('redactions.parquet'))}")
         connection.execute(f"CREATE VIEW canaries AS SELECT * FROM {parquet(duplicates.file('canaries.parquet'))}")
         connection.execute(f"CREATE VIEW examples AS SELECT * FROM {parquet(examples.file('examples.parquet'))}")
         _refuse_an_empty_corpus(connection)
@@ -80,6 +83,7 @@ def validate(
         build.progress(len(TABLES), len(TABLES), "tables")
         _refuse_too_little(connection, config)
         write_fates(connection, build.folder / "fates.parquet")
+        write_redactions(connection, build.folder / "redactions.parquet")
         aside: pa.Table = connection.sql("SELECT * FROM quarantine ORDER BY ALL").to_arrow_table()
         pq.write_table(aside.cast(QUARANTINE), build.folder / "quarantine.parquet", compression="zstd")
         counts = count_fates(connection)

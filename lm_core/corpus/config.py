@@ -134,7 +134,13 @@ def source_of(data: str) -> LocalFiles | WebPages | HubDataset:
 
 
 class CleanConfig(Config):
-    """Stage clean: the bounds of the quality rules. `lm_core.corpus.rules` documents each rule and its source."""
+    """Stage clean: the bounds of the quality rules (`lm_core.corpus.rules` documents each), and what is redacted."""
+
+    redact: tuple[Literal["key", "email", "iban", "card", "ip", "phone"], ...] = Field(
+        ("key", "email", "iban", "card", "ip", "phone"),
+        description="Personal data and secrets that a typed placeholder replaces, [EMAIL] say, where text is read "
+        "for learning; empty redacts nothing.",
+    )
 
     languages: tuple[str, ...] = Field((), description="ISO 639-1 codes to keep; empty keeps every language.")
     min_docstring_words: int = Field(3, ge=1, description="Fewest words of a docstring.")

@@ -18,8 +18,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_contracts.schemas import DOCUMENTS, EXAMPLES, FATES, FATES_IN_ORDER
+from data_contracts.schemas import DOCUMENTS, EXAMPLES, FATES, FATES_IN_ORDER, REDACTIONS
 from lm_core.artifact import ValidCorpus
+from lm_core.corpus.privacy import Redaction, redacted
 from lm_core.database import connect
 from lm_core.runtime import Runtime
 
@@ -110,6 +111,12 @@ def write_fates(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
     )
 
 
+def write_redactions(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """Write the redactions of the documents that were kept as Parquet; returns the number of rows."""
+    query = "SELECT r.* FROM redactions AS r JOIN fates USING (doc_id) WHERE fate = 'kept' ORDER BY doc_id, start"
+    return write_table(connection.sql(query).to_arrow_reader(), path, REDACTIONS)
+
+
 # -------------------------------------------------------------------- reading
 
 
@@ -121,7 +128,7 @@ def kept_documents(
     runtime: Runtime,
     batch_rows: int = 4096,
 ) -> Iterator[pa.RecordBatch]:
-    """Stream the documents that were kept, in the order of doc_id.
+    """Stream the documents that were kept, in the order of doc_id, personal data and secrets replaced.
 
     A doc_id is a hash, so every prefix of the stream is a fair sample of all sources.
 
@@ -130,14 +137,37 @@ def kept_documents(
         columns: any of `schemas.DOCUMENTS`, and `split`.
         batch_rows: at most so many documents in a batch.
     """
-    wanted = ", ".join(f"{'fates' if name == 'split' else 'documents'}.{name}" for name in columns)
+    wanted = ", ".join(f"{'fates' if name == 'split' else 'documents'}.{name}" for name in ("doc_id", *columns))
+    places = _redactions(corpus) if "text" in columns else {}
     query = f"""
         SELECT {wanted} FROM documents JOIN fates USING (doc_id)
         WHERE fates.fate = 'kept' AND fates.split IN (SELECT unnest(?)) ORDER BY documents.doc_id
     """
     with opened(corpus, runtime) as connection:
         reader: pa.RecordBatchReader = connection.sql(query, params=[list(splits)]).to_arrow_reader(batch_rows)
-        yield from reader
+        for batch in reader:
+            yield _without_personal_data(batch, places).select(range(1, batch.num_columns))
+
+
+def _redactions(corpus: ValidCorpus) -> dict[str, list[Redaction]]:
+    """Places to redact, by document."""
+    path = corpus.folder / "redactions.parquet"
+    places: dict[str, list[Redaction]] = {}
+    for row in pq.read_table(path).to_pylist() if path.exists() else ():
+        places.setdefault(row["doc_id"], []).append(Redaction(row["kind"], row["start"], row["length"]))
+    return places
+
+
+def _without_personal_data(batch: pa.RecordBatch, places: dict[str, list[Redaction]]) -> pa.RecordBatch:
+    """The batch (doc_id first) with placeholders in its texts."""
+    found = {row: places[doc_id] for row, doc_id in enumerate(batch[0].to_pylist()) if doc_id in places}
+    if not found:
+        return batch
+    column = batch.schema.get_field_index("text")
+    texts = batch.column(column).to_pylist()
+    for row, own in found.items():
+        texts[row] = redacted(texts[row], own)
+    return batch.set_column(column, batch.schema.field(column), pa.array(texts, batch.schema.field(column).type))
 
 
 def documents_by_id(

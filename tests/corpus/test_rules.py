@@ -40,7 +40,7 @@ def test_a_rule_drops_what_breaks_it(tmp_path, rule):
     good, bad = document("good", GOOD), document("bad", BREAKING[rule])
     decisions, statistics, signals = decide(tmp_path, [good, bad], **bounds)
     assert [(row["doc_id"], row["fate"], row["reason"]) for row in decisions] == [(bad["doc_id"], "quality", rule)]
-    assert statistics == {"kept": 1, "dropped": 1, "reasons": {rule: 1}}
+    assert statistics == {"kept": 1, "dropped": 1, "reasons": {rule: 1}, "redactions": {}}
     assert [row["doc_id"] for row in signals] == [good["doc_id"], bad["doc_id"]]
 
 

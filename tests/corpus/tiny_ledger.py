@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_contracts.schemas import CANARIES, DECISIONS, DOCUMENTS, EXAMPLES, REJECTED, SPLIT_OF_DOCUMENT
+from data_contracts.schemas import CANARIES, DECISIONS, DOCUMENTS, EXAMPLES, REDACTIONS, REJECTED, SPLIT_OF_DOCUMENT
 from lm_core.artifact import Artifact, Corpus, Decisions, DownstreamData
 from lm_core.runtime import Runtime
 
@@ -60,7 +60,10 @@ def tables() -> dict[str, dict[str, list[dict]]]:
             "rejected": [{"doc_id": hex_id("pages", "torn"), "source": "pages", "key": "torn", "reason": "not_utf8",
                           "detail": "byte 7"}],
         },
-        "clean": {"decisions": [decision("poor", "clean", "quality", "too_short", figure=1.0)]},
+        "clean": {
+            "decisions": [decision("poor", "clean", "quality", "too_short", figure=1.0)],
+            "redactions": [{"doc_id": IDS["kept"], "kind": "phone", "start": 2, "length": 4}],
+        },
         "deduplicate": {
             "decisions": [decision("copy", "deduplicate", "near_duplicate", "jaccard", IDS["copied"], 0.9)],
             "splits": [{"doc_id": IDS[name], "cluster": IDS[name], "split": split} for name, split in splits.items()],
@@ -80,7 +83,7 @@ def tables() -> dict[str, dict[str, list[dict]]]:
 
 
 _SCHEMAS = {"documents-00000": DOCUMENTS, "rejected": REJECTED, "decisions": DECISIONS, "splits": SPLIT_OF_DOCUMENT,
-            "examples": EXAMPLES, "canaries": CANARIES}  # fmt: skip
+            "examples": EXAMPLES, "canaries": CANARIES, "redactions": REDACTIONS}  # fmt: skip
 _KINDS: dict[str, tuple[str, type[Artifact]]] = {
     "collect": ("corpus", Corpus),
     "clean": ("cleaning", Decisions),
