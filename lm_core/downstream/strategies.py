@@ -55,7 +55,7 @@ def apply_strategy(model: LanguageModel, config: FinetuneConfig) -> None:
         generator = torch.Generator().manual_seed(config.optimization.seed)
         for module in list(model.blocks().modules()):
             if isinstance(module, nn.Linear):
-                update = LowRank(*module.weight.shape, config.lora_rank, generator)
+                update = LowRank(module.out_features, module.in_features, config.lora_rank, generator)
                 parametrize.register_parametrization(module, "weight", update)
 
 
