@@ -28,7 +28,7 @@ def add(command: AddCommand) -> None:
     export = command("export", "write a model as a folder that other programs load", _export, add_model_argument)
     export.add_argument("folder", type=Path, metavar="DIR", help="where to write; must not exist")
     export.add_argument("--to", choices=("hf", "onnx"), default="hf",
-                        help="hf: transformers, vLLM and others (default); onnx: one graph for ONNX Runtime")  # fmt: skip
+                        help="hf: transformers, vLLM and others (default); onnx: for ONNX Runtime")  # fmt: skip
 
 
 def _generate(options: Options) -> dict[str, Any]:

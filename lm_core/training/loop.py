@@ -29,7 +29,7 @@ from lm_core.training.config import OptimizationConfig
 from lm_core.training.journal import Journal
 from lm_core.training.optimizer import OptimizerSet
 from lm_core.training.schedule import learning_rate_fraction
-from lm_core.training.throughput import flops_per_token, matmul_peak, peak_rss_bytes
+from lm_core.training.throughput import flops_per_token, keep_freed_memory, matmul_peak, peak_rss_bytes
 
 MAX_SKIPPED_IN_A_ROW = 5
 DIVERGING_STEPS = 20
@@ -91,6 +91,7 @@ def train(
         UserError: when the loss stays non-finite or diverges.
     """
     torch.set_num_threads(build.runtime.num_threads)
+    keep_freed_memory()
     run = _Run(model, batch_at, config, num_steps, build, evaluate, num_evaluations)
     with _sigterm(run.stop):
         return run.run()
@@ -229,7 +230,8 @@ class _Run:
     def _evaluate(self) -> None:
         if self.evaluate is None:
             return
-        with self._averaged_weights(), torch.no_grad():
+        # An evaluation has shapes of its own; compiling for them costs more than it saves.
+        with self._averaged_weights(), torch.no_grad(), torch.compiler.set_stance("force_eager"):
             self.model.eval()
             metrics = self.evaluate(self.model)
             self.model.train()
