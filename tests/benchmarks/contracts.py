@@ -23,7 +23,8 @@ from lm_core.runtime import Runtime
 ROWS_SQL = """
 COPY (SELECT md5(i::VARCHAR) AS doc_id, 'source ' || (i % 50) AS source, 'key ' || i AS key,
              CASE WHEN i % 1000 = 7 THEN 'poem' ELSE 'text' END AS kind, 'title ' || (i % 1000) AS title,
-             'CC0-1.0' AS licence, '1.' || (i % 9) AS version, i % 4096 AS num_bytes,
+             'CC0-1.0' AS licence, '1.' || (i % 9) AS version,
+             NULL::VARCHAR AS url, NULL::VARCHAR AS time, md5(i::VARCHAR) AS content_hash, i % 4096 AS num_bytes,
              CASE WHEN i % 5000 = 0 THEN ' ' ELSE md5((i * 7)::VARCHAR) || ' ' || md5((i * 11)::VARCHAR) END AS text
       FROM range({rows}) AS t(i)) TO '{path}' (FORMAT parquet, COMPRESSION zstd)
 """
