@@ -180,6 +180,11 @@ def _refuse_too_little(connection: duckdb.DuckDBPyConnection, config: ValidateCo
             f"{counts.get('train', 0)} documents are left to train on (of {sum(counts.values())} kept), fewer than "
             f"validation.min_train_documents = {config.min_train_documents}; add text, or loosen clean and deduplicate"
         )
+    if not counts.get("validation") and not counts.get("test"):
+        raise UserError(
+            f"no document is left to measure on (of {sum(counts.values())} kept, in validation and test); add text, or "
+            "loosen clean and deduplicate"
+        )
 
 
 def _write_results(folder: Path, results: list[TableResult]) -> None:

@@ -187,8 +187,20 @@ def splits_of(clusters: np.ndarray, config: DeduplicateConfig) -> np.ndarray:
     places = (mix.py_func(clusters[:, 0] ^ clusters[:, 1]) >> np.uint64(11)) / 2.0**53
     held_out = config.validation_fraction + config.test_fraction
     splits = np.where(places < config.validation_fraction, "validation", np.where(places < held_out, "test", "train"))
-    # Only a corpus of a few documents: there is nothing to hold out when nothing is left to learn from.
-    return splits if (splits == "train").any() else np.full(len(splits), "train")
+    return _without_empty_split(splits, places, config)
+
+
+def _without_empty_split(splits: np.ndarray, places: np.ndarray, config: DeduplicateConfig) -> np.ndarray:
+    """A split that the draw left empty, in a corpus of a few documents, gets one cluster of the fullest split.
+
+    Training comes first: a single cluster is trained on, of two one is held out.
+    """
+    wanted = {"train": 1.0, "validation": config.validation_fraction, "test": config.test_fraction}
+    for empty in [name for name, fraction in wanted.items() if fraction and not (splits == name).any()]:
+        fullest = max((np.unique(places[splits == name]) for name in wanted), key=len)
+        if len(fullest) > 1 or (empty == "train" and len(fullest)):
+            splits = np.where(places == fullest[0], empty, splits)
+    return splits
 
 
 # ---------------------------------------------------------------- canaries

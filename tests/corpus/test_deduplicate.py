@@ -203,6 +203,17 @@ def test_a_tiny_corpus_has_something_to_train_on():
     assert splits_of(names[held_out], CONFIG).tolist() == ["train"]
 
 
+def test_a_corpus_of_a_few_documents_has_all_three_splits():
+    generator = np.random.default_rng(0)
+    for count in range(2, 12):
+        names = generator.integers(0, 2**63, (count, 2), dtype=np.uint64)
+        splits = splits_of(names, CONFIG)
+        assert "train" in splits
+        assert len(set(splits.tolist())) == min(count, 3)
+        order = generator.permutation(count)
+        assert splits_of(names[order], CONFIG).tolist() == splits[order].tolist()
+
+
 def test_held_out_splits_have_their_share():
     names = identities(pa.array([hex_id(str(n)) for n in range(4000)]))
     share = np.unique(splits_of(names, CONFIG), return_counts=True)[1] / len(names)

@@ -231,6 +231,14 @@ def test_a_corpus_without_training_text_is_refused(tmp_path):
         build(tmp_path, config=ValidateConfig(min_train_documents=3))
 
 
+def test_a_corpus_without_held_out_text_is_refused(tmp_path):
+    rows = tables()
+    for row in rows["deduplicate"]["splits"]:
+        row["split"] = "train"
+    with pytest.raises(UserError, match="to measure on"):
+        build(tmp_path, rows)
+
+
 def test_an_edited_contract_runs_the_gate_again(tmp_path):
     own = tmp_path / "contracts"
     own.mkdir()
