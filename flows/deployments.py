@@ -12,7 +12,7 @@ from prefect.schedules import Cron
 from prefect.types.entrypoint import EntrypointType
 
 from flows.config import PipelineConfig
-from flows.pipeline import run_corpus_to_model
+from flows.pipeline import run_corpus, run_corpus_to_model, run_evaluate, run_finetune, run_pretrain, run_promote
 from lm_core.errors import UserError
 from tasks.stack import WORK_POOL
 
@@ -23,6 +23,23 @@ async def _ensure_work_pool() -> None:
             await client.read_work_pool(WORK_POOL)
         except ObjectNotFound:
             await client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
+
+
+def deploy_parts() -> list[str]:
+    """Create or update a deployment of the pipeline and of each part, to be started by hand in Prefect's pages."""
+    asyncio.run(_ensure_work_pool())
+    made = []
+    for flow in (run_corpus_to_model, run_corpus, run_pretrain, run_finetune, run_evaluate, run_promote):
+        deployment: Any = flow.to_deployment(
+            name="by-hand",
+            tags=["millrace"],
+            concurrency_limit=1,
+            entrypoint_type=EntrypointType.MODULE_PATH,
+            work_pool_name=WORK_POOL,
+        )
+        deployment.apply()
+        made.append(f"{flow.name}/by-hand")
+    return made
 
 
 def deploy_scheduled(config: PipelineConfig, cron: str, name: str, timezone: str, until: str | None) -> dict[str, Any]:

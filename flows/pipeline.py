@@ -71,6 +71,7 @@ def _part(name: str, until: str, doc: str) -> Callable[..., dict[str, Any]]:
         return _run(config or laptop(), Until(until))
 
     run_part.__doc__ = doc
+    run_part.__name__ = run_part.__qualname__ = f"run_{name}"  # a worker imports it by this name
     return flow(name=name, flow_run_name=f"{name} {{config.registry.model_name}}", persist_result=False)(run_part)
 
 

@@ -93,6 +93,10 @@ def use_servers(options: Options, services: tuple[str, ...]) -> dict[str, Any]:
         servers.wait(found["mlflow"], options.workspace)
     addresses = {name: server.api for name, server in found.items()}
     use_addresses(prefect_api=addresses.get("prefect"), mlflow=addresses.get("mlflow"))
+    if "prefect" in found:
+        from tasks.supervision import watch_for_crashes
+
+        watch_for_crashes()
     return found
 
 

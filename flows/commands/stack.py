@@ -19,6 +19,9 @@ def _up(options: Options) -> dict[str, Any]:
     from tasks import stack
 
     found = use_servers(options, ("prefect", "mlflow"))
+    from flows.deployments import deploy_parts
+
+    say(f"deployments to start by hand: {', '.join(deploy_parts())}")
     return stack.stay_up(options.workspace, found, say)
 
 

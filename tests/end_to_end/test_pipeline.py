@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
 
+from flows.presets import smoke
 from tests.end_to_end.conftest import THREADS, Millrace
 
 pytestmark = pytest.mark.server
@@ -181,6 +183,43 @@ def test_killed_in_pretraining_resumes_to_the_same_weights(millrace: Millrace, s
         assert other("run", *settings).json["weights_sha256"] == undisturbed
     finally:
         other("down")
+
+
+def test_up_runs_what_is_started_in_prefect_and_stops_cleanly(millrace: Millrace, smoke_run):
+    """Last of this file: it stops the servers that the others share."""
+    command = [sys.executable, "-m", "flows.cli", "up", "--workspace", str(millrace.workspace)]
+    up = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | THREADS
+    )
+    try:
+        assert up.stdout is not None
+        shown = ""
+        while "Ctrl-C" not in shown:
+            line = up.stdout.readline()
+            assert line, shown
+            shown += line
+        address = json.loads((millrace.workspace / "servers.json").read_text())["prefect"]["address"]
+        assert address in shown
+        names = {automation["name"] for automation in _post(f"{address}/api/automations/filter", {})}
+        assert "runs without a heartbeat are crashed" in names
+        wanted = {"deployments": {"name": {"any_": ["by-hand"]}}}
+        deployments = {item["entrypoint"]: item for item in _post(f"{address}/api/deployments/filter", wanted)}
+        assert {"flows.pipeline.run_corpus", "flows.pipeline.run_promote"} < set(deployments)
+        corpus = deployments["flows.pipeline.run_corpus"]
+        parameters = {"config": smoke().model_dump(mode="json")}
+        run = _post(f"{address}/api/deployments/{corpus['id']}/create_flow_run", {"parameters": parameters})
+        deadline = time.monotonic() + 120
+        while run["state"]["type"] not in ("COMPLETED", "FAILED", "CRASHED") and time.monotonic() < deadline:
+            time.sleep(0.5)
+            run = json.load(urllib.request.urlopen(f"{address}/api/flow_runs/{run['id']}", timeout=20))
+        assert run["state"]["type"] == "COMPLETED", run["state"]
+    finally:
+        up.send_signal(signal.SIGINT)
+        rest = up.communicate(timeout=60)[0]
+    assert up.returncode == 0, rest
+    assert "stopped" in rest
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"{address}/api/health", timeout=5)
 
 
 def _post(url, body):
