@@ -29,8 +29,11 @@ def deploy_parts() -> list[str]:
     """Create or update a deployment of the pipeline and of each part, to be started by hand in Prefect's pages."""
     asyncio.run(_ensure_work_pool())
     made = []
-    for flow in (run_corpus_to_model, run_corpus, run_pretrain, run_finetune, run_evaluate, run_promote):
-        deployment: Any = flow.to_deployment(
+    flows: tuple[Any, ...] = (
+        run_corpus_to_model, run_corpus, run_pretrain, run_finetune, run_evaluate, run_promote
+    )  # fmt: skip
+    for flow in flows:
+        deployment = flow.to_deployment(
             name="by-hand",
             tags=["millrace"],
             concurrency_limit=1,
