@@ -70,7 +70,7 @@ VALIDATE = Stage(
 )
 TRAIN_TOKENIZER = Stage(
     name="train_tokenizer",
-    version=1,
+    version=2,
     output=Tokenizer,
     function="lm_core.tokenizer:train_tokenizer",
     inputs={"corpus": ValidCorpus},
@@ -99,7 +99,7 @@ READ_TASK = Stage(
 )
 FINETUNE = Stage(
     name="finetune",
-    version=2,
+    version=3,
     output=Checkpoint,
     function="lm_core.downstream.finetune:finetune",
     inputs={"base": Checkpoint, "examples": DownstreamData, "corpus": ValidCorpus},

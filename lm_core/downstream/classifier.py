@@ -11,69 +11,169 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lm_core.downstream.subwords import BagOfSubwords
 from lm_core.errors import IntegrityError
+from lm_core.model.decoder import Decoder
 from lm_core.model.language_model import LanguageModel
+from lm_core.model.losses import IGNORE
 from lm_core.model.weights import load_model, save_model
 
-HEAD, LABELS = "head.safetensors", "labels.json"
+HEAD, LABELS, MEMBERS = "head.safetensors", "labels.json", "members"
 
 
 class PooledClassifier(LanguageModel):
     """A language model whose vocabulary is a set of labels.
 
-    State t is the mean of the trunk's states up to t, so the row's last real token sees its whole text, and padding
+    State t is a summary of the trunk's states up to t, so the row's last real token sees its whole text, and padding
     to the right changes nothing. With the head as the output embedding, loss and training loop stay those of any
     language model.
+
+    Args:
+        pooling: mean: the mean of the last states. mean_max: beside it their maximum. all_layers: means of the
+            streams after every block (a decoder's only), and the maximum.
+        num_buckets: size of the bag of subwords beside the trunk (`subwords.py`); 0: none.
     """
 
-    def __init__(self, trunk: LanguageModel, labels: Sequence[str]) -> None:
+    def __init__(
+        self, trunk: LanguageModel, labels: Sequence[str], *, pooling: str = "mean", num_buckets: int = 0
+    ) -> None:
         super().__init__(trunk.config, vocab_size=len(labels), context_length=trunk.context_length)
-        self.labels = tuple(labels)
+        self.labels, self.pooling, self.num_buckets = tuple(labels), pooling, num_buckets
         self.trunk = trunk
-        self.head = nn.Parameter(torch.zeros(len(labels), trunk.config.d_model))
+        parts = {"mean": 1, "mean_max": 2}.get(pooling) or (trunk.config.num_layers if self._streams_show else 1) + 1
+        self.head = nn.Parameter(torch.zeros(len(labels), parts * trunk.config.d_model))
+        self.dropout = nn.Dropout(0.0)
+        self.bag = BagOfSubwords(trunk.vocab_size, len(labels), num_buckets) if num_buckets else None
+
+    @property
+    def _streams_show(self) -> bool:
+        return isinstance(self.trunk, Decoder)
 
     def hidden(self, tokens: Tensor) -> Tensor:
-        """Running means (B, T, D) of the trunk's states."""
+        """Summaries (B, T, parts * D) of the texts up to each token, and the bag's scores of the labels."""
         self.trunk.compute_dtype = self.compute_dtype
-        states = self.trunk.hidden(tokens).float()
-        count = torch.arange(1, states.shape[1] + 1, device=states.device)
-        return states.cumsum(1) / count[:, None]
+        parts = [self.dropout(part) for part in self._pooled(tokens)]
+        if self.bag is not None:
+            parts.append(self.bag(tokens))
+        return torch.cat(parts, -1)
+
+    def _pooled(self, tokens: Tensor) -> list[Tensor]:
+        streams: list[Tensor] = []
+        if self.pooling == "all_layers" and isinstance(self.trunk, Decoder):
+
+            def keep(layer: int, stream: Tensor) -> Tensor:
+                streams.append(nn.functional.rms_norm(stream.float(), stream.shape[-1:]))
+                return stream
+
+            last = self.trunk.hidden_of(self.trunk.embed_tokens(tokens), after_block=keep).float()
+            streams[-1] = last
+        else:
+            last = self.trunk.hidden(tokens).float()
+            streams = [last]
+        count = torch.arange(1, last.shape[1] + 1, device=last.device)[:, None]
+        pooled = [stream.cumsum(1) / count for stream in streams]
+        return pooled if self.pooling == "mean" else [*pooled, last.cummax(1).values]
 
     @property
     def output_weight(self) -> Tensor:
-        return self.head
+        """The head; beside it the identity, which lets the bag's scores through."""
+        if self.bag is None:
+            return self.head
+        identity = torch.eye(len(self.labels), device=self.head.device, dtype=self.head.dtype)
+        return torch.cat((self.head, identity), 1)
 
     def blocks(self) -> nn.ModuleList:
         return self.trunk.blocks()
 
+    def loss_sum(self, tokens: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+        """As of any language model; rows of replayed text have token ids beyond the labels as targets (`replay.py`)."""
+        replayed = (targets >= len(self.labels)).any(1)
+        if not replayed.any():
+            return super().loss_sum(tokens, targets, label_smoothing=label_smoothing)
+        text = targets[replayed]
+        self.trunk.compute_dtype = self.compute_dtype
+        total = self.trunk.loss_sum(tokens[replayed], torch.where(text == IGNORE, IGNORE, text - len(self.labels)))
+        if replayed.all():
+            return total
+        own = ~replayed
+        return total + super().loss_sum(tokens[own], targets[own], label_smoothing=label_smoothing)
+
     @torch.no_grad()
+    def scores(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Logits (B, labels) for rows of the given lengths (B,)."""
+        states = self.hidden(tokens)[torch.arange(len(tokens), device=tokens.device), lengths - 1]
+        return self.logits(states)
+
     def probabilities(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Probability of each label, (B, labels), for rows of the given lengths (B,)."""
-        states = self.hidden(tokens)[torch.arange(len(tokens), device=tokens.device), lengths - 1]
-        return self.logits(states).softmax(-1)
+        return self.scores(tokens, lengths).softmax(-1)
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Everything besides the trunk."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("trunk.")}
+
+
+class Ensemble(PooledClassifier):
+    """Several classifiers that answer together: the mean of their logits."""
+
+    def __init__(self, members: Sequence[PooledClassifier]) -> None:
+        first = members[0]
+        super().__init__(first.trunk, first.labels, pooling=first.pooling, num_buckets=first.num_buckets)
+        self.members = nn.ModuleList(members)
+
+    @torch.no_grad()
+    def scores(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        members = [member for member in self.members if isinstance(member, PooledClassifier)]
+        return torch.stack([member.scores(tokens, lengths) for member in members]).mean(0)
 
 
 def save_finetuned(model: LanguageModel, folder: Path) -> str:
     """Write the trunk as any checkpoint, a classifier's head beside it; returns the SHA-256 of the trunk's file."""
+    if isinstance(model, Ensemble):
+        for place, member in enumerate(list(model.members)[1:], 1):
+            (folder / MEMBERS / str(place)).mkdir(parents=True)
+            assert isinstance(member, PooledClassifier)
+            save_finetuned(member, folder / MEMBERS / str(place))
+        first = model.members[0]
+        assert isinstance(first, PooledClassifier)
+        return save_finetuned(first, folder)
     if not isinstance(model, PooledClassifier):
         return save_model(model, folder)
-    save_file({"weight": model.head.detach().cpu().contiguous()}, folder / HEAD)
+    state = {name: value.detach().cpu().contiguous() for name, value in model.own_state().items()}
+    save_file(state, folder / HEAD)
     (folder / LABELS).write_text(json.dumps(model.labels, ensure_ascii=False))
     return save_model(model.trunk, folder)
 
 
 def load_finetuned(folder: Path, *, device: str | torch.device = "cpu") -> LanguageModel:
-    """The model that `save_finetuned` wrote: a `PooledClassifier` where there is a head.
+    """The model that `save_finetuned` wrote: a `PooledClassifier` where there is a head, an `Ensemble` of several.
 
     Raises:
-        IntegrityError: when the head cannot be read or does not fit.
+        IntegrityError: when a head cannot be read or does not fit.
     """
-    trunk = load_model(folder, device=device)
     if not (folder / HEAD).exists():
-        return trunk
+        return load_model(folder, device=device)
+    first = _load_classifier(folder, device)
+    others = sorted((folder / MEMBERS).glob("*")) if (folder / MEMBERS).is_dir() else []
+    if not others:
+        return first
+    return Ensemble([first, *(_load_classifier(member, device) for member in others)]).eval()
+
+
+def _load_classifier(folder: Path, device: str | torch.device) -> PooledClassifier:
+    trunk = load_model(folder, device=device)
     try:
-        model = PooledClassifier(trunk, json.loads((folder / LABELS).read_text()))
-        model.head.data.copy_(load_file(folder / HEAD)["weight"])
+        labels = json.loads((folder / LABELS).read_text())
+        state = load_file(folder / HEAD)
+        buckets = len(state["bag.weight"]) if "bag.weight" in state else 0
+        model = PooledClassifier(trunk, labels, pooling=_pooling(state, trunk), num_buckets=buckets)
+        model.load_state_dict(state | {f"trunk.{name}": value for name, value in trunk.state_dict().items()})
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise IntegrityError(f"{folder / HEAD} cannot be read ({error}); fine-tune again") from None
     return model.to(next(trunk.parameters()).device).eval()
+
+
+def _pooling(state: dict[str, Tensor], trunk: LanguageModel) -> str:
+    """How states are pooled, from the width of the head."""
+    parts = state["head"].shape[1] // trunk.config.d_model
+    return {1: "mean", 2: "mean_max"}.get(parts, "all_layers")

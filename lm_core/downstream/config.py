@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lm_core.config import Config, Incidental
 from lm_core.downstream.task import Task
@@ -40,6 +40,23 @@ class ReadTaskConfig(Config):
     max_items: int | None = Field(None, ge=4, description="Most items of each split, below what the task declares.")
 
 
+class HoldOutConfig(Config):
+    """Stage hold_out: the items of the declared downstream tasks that no text for learning may hold."""
+
+    data: str | None = Incidental(
+        None,
+        description="Folder with the data of the declared tasks (`millrace tasks`), a folder given by --data too; "
+        "tasks whose files are not there are left out.",
+    )
+    tasks_file: str | None = Incidental(None, description="TOML file that declares tasks of your own.")
+
+    @model_validator(mode="after")
+    def _tasks_have_data(self) -> HoldOutConfig:
+        if self.tasks_file and not self.data:
+            raise ValueError("tasks_file has no effect without data, the folder of the tasks' files")
+        return self
+
+
 class ScoreTaskConfig(ReadTaskConfig):
     """A task that one stage trains and scores by itself from a base model: choices, pictures, preferences."""
 
@@ -58,15 +75,51 @@ class FinetuneConfig(Config):
         description="Start from random weights of the same architecture instead of the base model, with the same "
         "budget: the baseline `random_weights` of the scores.",
     )
-    strategy: Literal["full", "head", "lora"] = Field(
+    strategy: Literal["full", "head", "lora", "gradual"] = Field(
         "full",
         description="full: all weights move. head: the trunk is frozen, the labels' head learns. lora: low-rank "
-        "updates of the blocks' matrices, merged into them at the end.",
+        "updates of the blocks' matrices, merged into them at the end. gradual: blocks are unfrozen from the top down, "
+        "and lower ones learn slower (layer_decay).",
     )
     lora_rank: int = Field(8, ge=1, le=1024, description="Rank of the updates (strategy lora).")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the residual branches while fine-tuning.")
+    layer_decay: float = Field(
+        0.8, gt=0, le=1, description="Learning rate of a block as a share of the one above it (strategy gradual)."
+    )
+    unfreezing_fraction: float = Field(
+        0.5, ge=0, le=1, description="Share of the steps after which every block has been unfrozen (strategy gradual)."
+    )
+    mixture: tuple[str, ...] = Field(
+        (), description="Tasks that one model learns at once; answers of labelled ones are written. `task` names it."
+    )
+    mixture_temperature: float = Field(
+        2.0, ge=1, le=100, description="Tasks are drawn by their size to the power of 1 over it: 1 by size alone."
+    )
+    pooling: Literal["mean", "mean_max", "all_layers"] = Field(
+        "mean",
+        description="What a classifier reads of the trunk: the mean of the last states; beside it their "
+        "maximum; the means after every block.",
+    )
+    num_buckets: int = Field(
+        0, ge=0, le=1 << 22, description="Buckets of a linear model of subword n-grams inside a classifier; 0: none."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on residual branches and on a classifier's states.")
     token_dropout: float = Field(
         0.0, ge=0, lt=1, description="Augmentation: share of the tokens of a labelled text left out, anew each step."
+    )
+    token_swap: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Augmentation: share of the tokens of a labelled text replaced by a near neighbour in the base's "
+        "embedding. It stands for synonyms and for translation there and back, which need a lexicon or models; from "
+        "random weights neighbours mean nothing, and the tokens are left out instead.",
+    )
+    members: int = Field(1, ge=1, le=16, description="Fine-tunes of different seeds that become one model (combine).")
+    combine: Literal["logits", "weights"] = Field(
+        "logits", description="How members become one: the mean of their logits (labels only), or of their weights."
+    )
+    replay_fraction: float = Field(
+        0.0, ge=0, lt=1, description="Share of the targets of a step that the base's own training text gives."
     )
     max_forgetting: float = Field(
         0.0,
@@ -86,6 +139,22 @@ class FinetuneConfig(Config):
         default=OptimizationConfig(learning_rate=2e-3, muon_learning_rate=0.01, warmup_fraction=0.1),
         description="Optimizer and schedule. batch_tokens counts padding; the seed also orders the examples.",
     )
+
+    @model_validator(mode="after")
+    def _every_setting_has_effect(self) -> FinetuneConfig:
+        needs = {
+            "lora_rank": (self.strategy == "lora", "strategy=lora"),
+            "layer_decay": (self.strategy == "gradual", "strategy=gradual"),
+            "unfreezing_fraction": (self.strategy == "gradual", "strategy=gradual"),
+            "mixture_temperature": (bool(self.mixture), "mixture"),
+            "combine": (self.members > 1, "members of 2 or more"),
+        }
+        for name, (has_effect, needed) in needs.items():
+            if not has_effect and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect without {needed}")
+        if self.from_random and self.replay_fraction:
+            raise ValueError("replay_fraction has no effect from random weights, which have no text of their own")
+        return self
 
 
 class EvaluateConfig(Config):

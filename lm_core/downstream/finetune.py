@@ -6,17 +6,15 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from torch import nn
 
 from lm_core.artifact import Checkpoint, DownstreamData, ValidCorpus
 from lm_core.config import identity_of
-from lm_core.corpus.ledger import kept_examples
+from lm_core.downstream.augmentation import Augmentation
 from lm_core.downstream.classifier import PooledClassifier, save_finetuned
 from lm_core.downstream.config import FinetuneConfig
 from lm_core.downstream.encoding import (
@@ -28,13 +26,16 @@ from lm_core.downstream.encoding import (
     pad_rows,
     text_rows,
 )
-from lm_core.downstream.strategies import apply_strategy, guard_against_forgetting, merge
+from lm_core.downstream.items import read_items
+from lm_core.downstream.members import combined, member_build
+from lm_core.downstream.mixture import tasks_of, training_items
+from lm_core.downstream.replay import Replay
+from lm_core.downstream.strategies import Gradual, apply_strategy, guard_against_forgetting, merge
 from lm_core.errors import UserError
 from lm_core.model.build import build_model
 from lm_core.model.language_model import LanguageModel
 from lm_core.model.losses import IGNORE
 from lm_core.model.weights import load_model
-from lm_core.runtime import Runtime
 from lm_core.store import Build
 from lm_core.tokenizer import TextTokenizer, load_tokenizer
 from lm_core.training.loop import Batch, train
@@ -59,29 +60,22 @@ def finetune(
     Raises:
         UserError: when the task has no training examples left, or a label is outside its set.
     """
-    items = read_items(examples, corpus, config.task, "train", build.runtime)
+    items = training_items(examples, corpus, config, build.runtime)
     if not items:
         known = ", ".join(sorted(examples.statistics.get("tasks", {}))) or "none"
         raise UserError(f"the task {config.task} has no training examples; tasks with examples: {known}")
-    tokenizer = load_tokenizer(base.file("tokenizer.json"))
-    model = starting_model(base, config, items)
-    trunk = model.trunk if isinstance(model, PooledClassifier) else model
-    before = {name: tensor.detach().clone() for name, tensor in trunk.state_dict().items()}
-    apply_strategy(model, config)
-    rows = rows_of(items, model, tokenizer, config.loss_on)
-    batches = plan_batches([len(row.tokens) for row in rows], config)
-    validation = read_items(examples, corpus, config.task, "validation", build.runtime)
-    statistics = train(
-        model,
-        lambda step: pad_rows(_augmented([rows[i] for i in batches[step]], config, step), tokenizer.pad),
-        config.optimization,
-        num_steps=len(batches),
-        build=build,
-        evaluate=_validation_loss(rows_of(validation, model, tokenizer, config.loss_on), tokenizer.pad),
-        num_evaluations=config.num_evaluations,
+    data = Lesson(
+        items,
+        [item for task in tasks_of(config) for item in read_items(examples, corpus, task, "validation", build.runtime)],
+        load_tokenizer(base.file("tokenizer.json")),
     )
-    merge(model)
-    statistics["forgetting"] = guard_against_forgetting(model, before, base, tokenizer, config)
+    models, statistics = [], {}
+    for place in range(config.members):
+        model, figures = _train_member(member_build(build, place), config, place, base, data)
+        models.append(model)
+        statistics = statistics or figures
+    model = combined(models, config)
+    statistics["forgetting"] = guard_against_forgetting(model, base, data.tokenizer, config)
     statistics["weights_sha256"] = save_finetuned(model, build.folder)
     shutil.copyfile(base.file("tokenizer.json"), build.folder / "tokenizer.json")
     training = {"config": identity_of(config), "num_steps": statistics["num_steps"], "items": len(items)}
@@ -89,23 +83,63 @@ def finetune(
     return {"task": config.task, "from_random": config.from_random, "train_items": len(items), **statistics}
 
 
-def read_items(
-    examples: DownstreamData, corpus: ValidCorpus | None, task: str, split: str, runtime: Runtime
-) -> list[dict[str, Any]]:
-    """Examples of a task and split in the order of item_id; with a corpus only those that passed its gate.
+@dataclass(frozen=True)
+class Lesson:
+    """What a fine-tune learns from."""
 
-    Raises:
-        UserError: when the examples are not those the corpus was validated with.
-    """
-    if corpus is None:
-        wanted = (pc.field("task") == task) & (pc.field("split") == split)
-        table = pq.read_table(examples.file("examples.parquet"), filters=wanted).sort_by("item_id")
-    elif corpus.input_folder("examples") != examples.folder:
-        raise UserError("the examples are not those the corpus was validated with; run `validate` with them first")
-    else:
-        table = kept_examples(corpus, runtime=runtime, task=task, splits=[split])
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
+    train: Sequence[Mapping[str, Any]]
+    validation: Sequence[Mapping[str, Any]]
+    tokenizer: TextTokenizer
+
+
+def _train_member(
+    build: Build, config: FinetuneConfig, place: int, base: Checkpoint, lesson: Lesson
+) -> tuple[LanguageModel, dict[str, Any]]:
+    """One fine-tune; members differ by their seed, which orders the examples too."""
+    if place:
+        optimization = config.optimization.model_copy(update={"seed": config.optimization.seed + place})
+        config = config.model_copy(update={"optimization": optimization})
+    tokenizer = lesson.tokenizer
+    model = starting_model(base, config, lesson.train)
+    rows = rows_of(lesson.train, model, tokenizer, config.loss_on)
+    if isinstance(model, PooledClassifier) and model.bag is not None:
+        model.bag.fit([row.tokens for row in rows], tokenizer)
+    apply_strategy(model, config)
+    batches = plan_batches([len(row.tokens) for row in rows], config)
+    gradual = Gradual(model, config, len(batches)) if config.strategy == "gradual" else None
+    statistics = train(
+        model,
+        _batches(rows, batches, model, config, base, tokenizer.pad),
+        config.optimization,
+        num_steps=len(batches),
+        build=build,
+        evaluate=_validation_loss(rows_of(lesson.validation, model, tokenizer, config.loss_on), tokenizer.pad),
+        num_evaluations=config.num_evaluations,
+        before_step=gradual.before_step if gradual else lambda step: None,
+        rate_of=gradual.rate_of if gradual else None,
+    )
+    merge(model)
+    return model, statistics
+
+
+def _batches(
+    rows: Sequence[Row],
+    batches: Sequence[Sequence[int]],
+    model: LanguageModel,
+    config: FinetuneConfig,
+    base: Checkpoint,
+    pad: int,
+) -> Callable[[int], Batch]:
+    """The batch of each step: its rows, changed by augmentation, beside replayed text."""
+    classifier = isinstance(model, PooledClassifier)
+    augment = Augmentation(config, model.trunk if isinstance(model, PooledClassifier) else model)
+    replay = Replay(config, base, model.vocab_size if classifier else 0) if config.replay_fraction else None
+
+    def batch_at(step: int) -> Batch:
+        chosen = augment([rows[i] for i in batches[step]], step)
+        return pad_rows(replay(chosen, step) if replay else chosen, pad)
+
+    return batch_at
 
 
 def starting_model(base: Checkpoint, config: FinetuneConfig, items: Sequence[Mapping[str, Any]]) -> LanguageModel:
@@ -119,7 +153,9 @@ def starting_model(base: Checkpoint, config: FinetuneConfig, items: Sequence[Map
             seed=config.optimization.seed,
         )
     labels = items[0]["labels"]
-    return PooledClassifier(model, labels) if labels else model
+    if not labels or config.mixture:
+        return model
+    return PooledClassifier(model, labels, pooling=config.pooling, num_buckets=config.num_buckets)
 
 
 def rows_of(
@@ -154,20 +190,6 @@ def plan_batches(lengths: Sequence[int], config: FinetuneConfig) -> list[list[in
         if len(batches) >= num_steps:
             break
     return batches[:num_steps]
-
-
-def _augmented(rows: Sequence[Row], config: FinetuneConfig, step: int) -> Sequence[Row]:
-    """Rows of a classifier with some tokens left out, a function of seed and step; the last one carries the label."""
-    if not config.token_dropout or any(target != IGNORE for row in rows for target in row.targets[:-1]):
-        return rows
-    generator = np.random.default_rng((config.optimization.seed, step))
-    made = []
-    for row in rows:
-        kept = generator.random(len(row.tokens)) >= config.token_dropout
-        kept[[0, -1]] = True
-        chosen = np.flatnonzero(kept)
-        made.append(Row([row.tokens[i] for i in chosen], [row.targets[i] for i in chosen]))
-    return made
 
 
 def _validation_loss(rows: Sequence[Row], pad: int) -> Callable[[nn.Module], dict[str, float]] | None:

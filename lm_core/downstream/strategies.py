@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -12,8 +9,10 @@ from torch.nn.utils import parametrize
 from lm_core.artifact import Checkpoint
 from lm_core.downstream.classifier import PooledClassifier
 from lm_core.downstream.config import FinetuneConfig
+from lm_core.downstream.replay import own_text
 from lm_core.errors import UserError
 from lm_core.model.language_model import LanguageModel
+from lm_core.model.weights import load_model
 from lm_core.tokenizer import TextTokenizer
 from lm_core.tokens import Windows
 from lm_core.training.pretrain import bits_per_byte_on
@@ -44,7 +43,7 @@ def apply_strategy(model: LanguageModel, config: FinetuneConfig) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = config.dropout
-    if config.strategy == "full":
+    if config.strategy in ("full", "gradual"):
         return
     classifier = isinstance(model, PooledClassifier)
     if config.strategy == "head" and not classifier:
@@ -59,6 +58,38 @@ def apply_strategy(model: LanguageModel, config: FinetuneConfig) -> None:
                 parametrize.register_parametrization(module, "weight", update)
 
 
+class Gradual:
+    """Gradual unfreezing with discriminative learning rates (Howard and Ruder 2018), of the blocks from the top down.
+
+    What stands above the blocks learns from the first step; embeddings count as the lowest block.
+    """
+
+    def __init__(self, model: LanguageModel, config: FinetuneConfig, num_steps: int) -> None:
+        self.config, self.num_steps = config, num_steps
+        self.num_blocks = len(model.blocks())
+        blocks = {id(p): depth for depth, block in enumerate(model.blocks(), 1) for p in block.parameters()}
+        trunk = model.trunk if isinstance(model, PooledClassifier) else model
+        embedding = next(p for p in trunk.parameters() if p.ndim == 2)
+        self.depths: dict[str, int] = {}
+        for name, parameter in model.named_parameters():
+            lowest = 0 if parameter is embedding else self.num_blocks + 1
+            self.depths[name] = blocks.get(id(parameter), lowest)
+        self.parameters = dict(model.named_parameters())
+
+    def rate_of(self, name: str) -> float:
+        """Share of the learning rate."""
+        return float(self.config.layer_decay ** (self.num_blocks + 1 - self.depths[name]))
+
+    def before_step(self, step: int) -> None:
+        """Freeze what is not yet to learn: block k from the top joins after k equal parts of the unfreezing time."""
+        time = self.config.unfreezing_fraction * self.num_steps
+        lowest = self.num_blocks + 1 if time > step else 0
+        if time > step:
+            lowest -= int((self.num_blocks + 1) * step / time)
+        for name, parameter in self.parameters.items():
+            parameter.requires_grad_(self.depths[name] >= lowest)
+
+
 def merge(model: LanguageModel) -> None:
     """Put low-rank updates into the weights themselves, so that the checkpoint is one of the plain architecture."""
     for module in model.modules():
@@ -70,25 +101,23 @@ def merge(model: LanguageModel) -> None:
 
 def guard_against_forgetting(
     model: LanguageModel,
-    before: Mapping[str, Tensor],
     base: Checkpoint,
     tokenizer: TextTokenizer,
     config: FinetuneConfig,
 ) -> dict[str, float]:
     """Bits per byte of the base's own validation text before and after; mixes the base back in beyond the bound.
 
-    Mixing is linear interpolation of weights (Wortsman et al. 2022). A classifier's head is its own and stays.
-
-    Args:
-        before: the base's weights.
+    Mixing is linear interpolation of weights (Wortsman et al. 2022). A classifier's head is its own and stays. Of an
+    ensemble the first member is measured.
 
     Returns:
         before, after, share_of_base; empty when the base's text is not at hand.
     """
-    folder = base.input_folder("tokens") if "tokens" in base.inputs else Path()
-    if config.from_random or not (folder / "dataset.json").exists():
+    folder = own_text(base)
+    if config.from_random or folder is None:
         return {}
     trunk = model.trunk if isinstance(model, PooledClassifier) else model
+    before = load_model(base.folder).state_dict()
     measure = bits_per_byte_on(Windows(folder, "validation"), tokenizer, GUARD_TOKENS)
     after = {name: tensor.detach().clone() for name, tensor in trunk.state_dict().items()}
 

@@ -63,7 +63,24 @@ class Hub(Config):
         default={"train": "train", "validation": "validation", "test": "test"},
         description="Our split (or all) to the split of the hub.",
     )
-    rename: Mapping[str, str] = Field(default={}, description="Column of the hub to the name the templates use.")
+    rename: Mapping[str, str] = Field(
+        default={},
+        description='Column of the hub to the name the templates use; of a column of records "answers.text".',
+    )
+
+
+class Recipe(Config):
+    """What of fine-tuning a task wants otherwise than the command's settings; None: as those say."""
+
+    learning_rate: float | None = Field(None, gt=0, description="Peak rate of head, embeddings and norms.")
+    muon_learning_rate: float | None = Field(None, gt=0, description="Peak rate of the block matrices.")
+    dropout: float | None = Field(None, ge=0, lt=1, description="Dropout on residual branches and on pooled states.")
+    token_dropout: float | None = Field(None, ge=0, lt=1, description="Share of a labelled text's tokens left out.")
+    weight_decay: float | None = Field(None, ge=0, le=1, description="Decoupled L2.")
+    label_smoothing: float | None = Field(None, ge=0, lt=1, description="Probability spread over all labels.")
+    pooling: Literal["mean", "mean_max", "all_layers"] | None = Field(None, description="What a classifier reads.")
+    num_buckets: int | None = Field(None, ge=0, le=1 << 22, description="Size of the bag of subwords; 0: none.")
+    ema_decay: float | None = Field(None, ge=0, lt=1, description="Moving average of the weights.")
 
 
 class OutOfScope(Config):
@@ -71,6 +88,7 @@ class OutOfScope(Config):
 
     label: str = Field("out_of_scope", min_length=1, description="The answer wanted.")
     files: Mapping[str, str] = Field(..., description="Split to a file of such texts, relative to the data folder.")
+    hub: Hub | None = Field(None, description="The same on the Hugging Face hub.")
     prompt: str = Field(..., description="Template over the columns of those files; of a list, its first entry.")
     share: float = Field(0.1, gt=0, le=1, description="So many of them for each item of the split.")
 
@@ -134,6 +152,7 @@ class Task(Config):
     num_epochs: float = Field(2.0, gt=0, le=100, description="Passes over the training items.")
     max_steps: int = Field(60, ge=1, description="Most optimizer steps.")
     batch_tokens: int = Field(4096, ge=64, description="Tokens of one optimizer step; short texts want fewer.")
+    recipe: Recipe = Field(default_factory=Recipe, description="What it wants otherwise than other tasks.")
     max_bad_share: float = Field(0.02, ge=0, le=1, description="Bad rows of a split beyond which reading fails.")
     max_leak_share: float = Field(
         0.02, ge=0, le=1, description="Held-out items that training holds too (they leave training): the bound."

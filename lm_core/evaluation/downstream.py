@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from data_contracts.schemas import PREDICTIONS
 from lm_core.artifact import Checkpoint, DownstreamData, ValidCorpus
 from lm_core.downstream.config import EvaluateTaskConfig
-from lm_core.downstream.finetune import read_items
+from lm_core.downstream.items import read_items
 from lm_core.errors import UserError
 from lm_core.evaluation import metrics
 from lm_core.evaluation.guards import Answered, corpus_score, guard_figures

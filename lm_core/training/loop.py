@@ -1,37 +1,42 @@
 """The training loop: one for pretraining and fine-tuning, deterministic in (seed, step), exact in resuming.
 
-A step is: batch -> gradients (in micro-batches) -> clip -> optimizer. Nothing outside (model, optimizer, step) is
-remembered between steps, so a checkpoint of these three continues to the same bits.
+A step is: batch -> gradients (in micro-batches) -> clip -> optimizer. Nothing outside (model, optimizer, averages,
+step) is remembered between steps, so a checkpoint of these continues to the same bits.
 """
 
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from lm_core.config import identity_of
 from lm_core.errors import Preempted, UserError
 from lm_core.model.decoder import Decoder
 from lm_core.model.language_model import LanguageModel
 from lm_core.model.losses import IGNORE
 from lm_core.model.weights import resolve_device
 from lm_core.store import Build
+from lm_core.training.averages import WeightAverages
 from lm_core.training.checkpoint import Checkpointer, State
 from lm_core.training.config import OptimizationConfig
+from lm_core.training.distributed import World
 from lm_core.training.journal import Journal
+from lm_core.training.meter import Meter
 from lm_core.training.optimizer import OptimizerSet
+from lm_core.training.preemption import Stopped, StopRequest
 from lm_core.training.schedule import learning_rate_fraction
-from lm_core.training.throughput import flops_per_token, keep_freed_memory, matmul_peak, peak_rss_bytes
+from lm_core.training.throughput import keep_freed_memory
 
 MAX_SKIPPED_IN_A_ROW = 5
+MAX_ROLLBACKS = 3
+ANCHORS, MIN_STEPS_BETWEEN_ANCHORS = 16, 50
 DIVERGING_STEPS = 20
 SMOOTHING = 0.95
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -56,13 +61,13 @@ class Figures:
     steps_above_first: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    rollbacks: int = 0
+    evaluated_at: int = 0
     best_val_loss: float = math.inf
     evaluations_without_gain: int = 0
+    num_averaged: int = 0
+    worlds: list[str] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
-
-
-class _Stopped(Exception):  # noqa: N818, no error: a request
-    """SIGTERM arrived."""
 
 
 def train(
@@ -74,6 +79,9 @@ def train(
     build: Build,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
     num_evaluations: int = 1,
+    evaluation_tokens: int = 0,
+    before_step: Callable[[int], None] = lambda step: None,
+    rate_of: Callable[[str], float] | None = None,
 ) -> dict[str, Any]:
     """Train in place, resuming from `build.work` when a run was interrupted there.
 
@@ -81,10 +89,13 @@ def train(
         batch_at: the whole batch of a step, a pure function of the step.
         evaluate: figures of the model on held-out data; "val_loss" among them serves early stopping.
         num_evaluations: evaluations, evenly spread; the last after the last step.
+        evaluation_tokens: tokens of one evaluation, for the forecast.
+        before_step: called with each step before its gradients: what it sets must follow from the step alone.
+        rate_of: name of a parameter -> its learning rate as a share of the configured one.
 
     Returns:
-        num_parameters, num_steps, tokens, tokens_per_second, seconds, train_loss (nats, smoothed), skipped_steps,
-        resumed_from_step, mfu, peak_rss_bytes, and the figures of the last evaluation.
+        num_parameters, num_steps, tokens, train_loss (nats, smoothed), skipped_steps, rollbacks, resumed_from_step,
+        what `Meter.statistics` tells of time and costs, and the figures of the last evaluation.
 
     Raises:
         Preempted: on SIGTERM, after a checkpoint.
@@ -92,9 +103,9 @@ def train(
     """
     torch.set_num_threads(build.runtime.num_threads)
     keep_freed_memory()
-    run = _Run(model, batch_at, config, num_steps, build, evaluate, num_evaluations)
-    with _sigterm(run.stop):
-        return run.run()
+    run = _Run(model, batch_at, config, num_steps, build, evaluate, num_evaluations, before_step, rate_of)
+    with run.stop.listening():
+        return run.run(evaluation_tokens)
 
 
 class _Run:
@@ -109,39 +120,49 @@ class _Run:
         build: Build,
         evaluate: Callable[[nn.Module], dict[str, float]] | None,
         num_evaluations: int,
+        before_step: Callable[[int], None],
+        rate_of: Callable[[str], float] | None,
     ) -> None:
         self.device = resolve_device(build.runtime.device)
-        self.model = model.to(self.device)
+        self.world = World(build.runtime)
+        self.given = model.to(self.device)
+        self.model = self.world.spread(self.given)
         self.batch_at, self.config, self.num_steps, self.build = batch_at, config, num_steps, build
-        self.evaluate = evaluate
+        self.evaluate, self.before_step = evaluate, before_step
         self.evaluation_steps = {round(num_steps * (i + 1) / num_evaluations) for i in range(num_evaluations)}
-        self.optimizer = OptimizerSet(model, config)
-        self.checkpoints = Checkpointer(build.work, _determinism(self.device, config))
-        self.stop = threading.Event()
-        self.figures = Figures()
-        self.kept: dict[str, dict[str, Tensor]] = {}  # "ema", "best": copies of the weights
+        self.anchor_every = max(MIN_STEPS_BETWEEN_ANCHORS, num_steps // ANCHORS)
+        self.optimizer = OptimizerSet(self.model, config, rate_of)
+        self.averages = WeightAverages(config, num_steps)
+        self.checkpoints = Checkpointer(build.work, _determinism(self.device, config), self.world.name)
+        self.stop = StopRequest()
+        self.figures = Figures(worlds=[self.world.name])
         self.step = 0
 
-    def run(self) -> dict[str, Any]:
+    def run(self, evaluation_tokens: int) -> dict[str, Any]:
         self._resume()
         resumed_from = self.step
         self._prepare_model()
-        self.journal = Journal(self.build.folder, self.build.work, self.step)
-        last_checkpoint = time.monotonic()
+        tokens_per_step, length = self.batch_at(0).tokens.numel(), self.batch_at(0).tokens.shape[1]
+        self.meter = Meter(self.build.runtime, self.model, self.device, self.config, self.world.size, length)
+        self.meter.foretell(tokens_per_step * self.num_steps, evaluation_tokens * len(self.evaluation_steps))
+        self.journal = Journal(self.build.folder, self.build.work, self.step) if self.world.first else None
+        if self.journal and not self.step:
+            self.journal.write(0, **self.meter.forecast.figures())
+        self.build.progress(self.figures.tokens, None, "tokens", **self.meter.headline())
+        self._last_checkpoint = time.monotonic()
         try:
-            while self.step < self.num_steps and not self._out_of_patience():
+            while True:
+                self._evaluate_if_due()
+                if self.step >= self.num_steps or self._out_of_patience():
+                    break
                 self._train_step()
-                if self.step in self.evaluation_steps:
-                    self._evaluate()
-                if time.monotonic() - last_checkpoint > self.config.checkpoint_seconds:
-                    self._checkpoint()
-                    last_checkpoint = time.monotonic()
-        except _Stopped:
+        except Stopped:
             self._checkpoint()
             self.checkpoints.wait()
             raise Preempted(f"stopped after step {self.step}; the same command resumes from there") from None
         finally:
-            self.journal.close()
+            if self.journal:
+                self.journal.close()
             self.checkpoints.wait()
         self._finish_weights()
         return self._statistics(resumed_from)
@@ -150,57 +171,67 @@ class _Run:
 
     def _train_step(self) -> None:
         started = time.perf_counter()
-        torch.manual_seed(self.config.seed * 1_000_003 + self.step)  # dropout: a function of the step alone
+        self.before_step(self.step)
         batch = self.batch_at(self.step)
-        loss = self._gradients(batch)
+        with self.stop.interruptible(self.world.size == 1):
+            loss = self._gradients(batch)
+        loss, save_now = self._agree(loss)
         if self.config.l1:
             _add_l1(self.model, self.config.l1)
         norm = clip_gradients(self.model, self.config.gradient_clip)
         fraction = learning_rate_fraction(self.config, self.step, self.num_steps)
-        if math.isfinite(loss) and math.isfinite(norm):
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if finite:
             self.optimizer.step(fraction, self.step)
-            self._update_ema()
-            self.figures.skipped_in_a_row = 0
-        else:
-            self._skip(loss, norm)
         self.step += 1
+        self._watch(loss, norm, finite)
+        if finite:
+            self.averages.after_step(self.model, self.step)
+        seconds = time.perf_counter() - started
         self.figures.tokens += batch.tokens.numel()
-        self.figures.seconds += time.perf_counter() - started
-        self._watch(loss)
-        self._report(loss, norm, fraction, batch.tokens.numel() / (time.perf_counter() - started))
+        self.figures.seconds += seconds
+        self._report(loss, norm, fraction, batch.tokens.numel() / seconds)
+        anchor = self.step % self.anchor_every == 0 and not self.figures.skipped_in_a_row
+        if anchor or save_now:
+            self._checkpoint(anchor=anchor)
 
     def _gradients(self, batch: Batch) -> float:
-        """Accumulate the gradient of the mean loss over micro-batches; returns that loss."""
+        """Accumulate the gradient of the mean loss over micro-batches; returns this process's share of that loss."""
         rows = max(1, self.config.micro_batch_tokens // batch.tokens.shape[1])
-        num_targets = int((batch.targets != IGNORE).sum())
+        num_targets = max(1, int((batch.targets != IGNORE).sum()))
+        own_tokens, own_targets = self.world.share(batch.tokens, 0), self.world.share(batch.targets, IGNORE)
+        first_row = self.world.rank * len(own_tokens)
         total = torch.zeros((), device=self.device)
-        for start in range(0, len(batch.tokens), rows):
-            if self.stop.is_set():
-                self.optimizer.zero_grad()
-                raise _Stopped
-            tokens, targets = (t[start : start + rows].to(self.device) for t in (batch.tokens, batch.targets))
-            loss = self.model.loss_sum(tokens, targets, label_smoothing=self.config.label_smoothing)
-            loss = loss / max(1, num_targets)
-            loss.backward()
-            total += loss.detach()
+        self.optimizer.zero_grad()
+        for start in range(0, len(own_tokens), rows):
+            # Dropout is a function of step and row, so it does not depend on who works on the row.
+            torch.manual_seed(self.config.seed * 1_000_003 + self.step + 7_368_787 * (first_row + start))
+            tokens, targets = (t[start : start + rows].to(self.device) for t in (own_tokens, own_targets))
+            last = start + rows >= len(own_tokens)
+            total += self.world.backward(
+                self.model, tokens, targets, num_targets, self.config.label_smoothing, last=last
+            )
         return float(total)
 
-    def _skip(self, loss: float, norm: float) -> None:
-        """Leave the weights as they are; a few such steps in a row end the run."""
-        self.optimizer.zero_grad()
-        self.figures.skipped += 1
-        self.figures.skipped_in_a_row += 1
-        if self.figures.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise UserError(
-                f"the loss or its gradient is not finite at step {self.step} (loss {loss}, gradient norm {norm}), "
-                f"{MAX_SKIPPED_IN_A_ROW} steps in a row; lower learning_rate (now {self.config.learning_rate:g})"
-            )
+    def _agree(self, loss: float) -> tuple[float, bool]:
+        """The loss of all processes, and whether all should save now.
 
-    def _watch(self, loss: float) -> None:
-        """Smooth the loss, and end a run that has become worse than at its beginning for many steps."""
+        Raises:
+            Stopped: one of them was asked to stop; all do, before the same optimizer step.
+        """
+        due = time.monotonic() - self._last_checkpoint > self.config.checkpoint_seconds
+        loss, stops, saves = self.world.sum(loss, float(self.stop.wanted), float(due and self.world.first))
+        if stops:
+            raise Stopped
+        return loss, saves > 0
+
+    def _watch(self, loss: float, norm: float, finite: bool) -> None:
+        """Leave out steps that are not finite, smooth the loss, end a run that is worse than at its beginning."""
         figures = self.figures
-        if not math.isfinite(loss):
+        if not finite:
+            self._skip(loss, norm)
             return
+        figures.skipped_in_a_row = 0
         if figures.first_loss is None:
             figures.first_loss = figures.smoothed_loss = loss
         figures.smoothed_loss = SMOOTHING * figures.smoothed_loss + (1 - SMOOTHING) * loss
@@ -209,78 +240,90 @@ class _Run:
         if figures.steps_above_first >= DIVERGING_STEPS:
             raise UserError(
                 f"training diverges: smoothed loss {figures.smoothed_loss:.3f} at step {self.step}, "
-                f"{figures.first_loss:.3f} at the beginning; "
-                f"lower learning_rate (now {self.config.learning_rate:g})"
+                f"{figures.first_loss:.3f} at the beginning; lower {self._rates()}"
             )
 
+    def _rates(self) -> str:
+        rates = {"learning_rate": self.config.learning_rate}
+        if self.config.optimizer == "muon":
+            rates["muon_learning_rate"] = self.config.muon_learning_rate
+        return " and ".join(f"optimization.{name} (now {rate:g})" for name, rate in rates.items())
+
+    def _skip(self, loss: float, norm: float) -> None:
+        """Leave the weights as they are; several such steps in a row mean that the weights themselves are spoilt."""
+        self.optimizer.zero_grad()
+        self.figures.skipped += 1
+        self.figures.skipped_in_a_row += 1
+        if self.figures.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            self._roll_back(f"loss {loss}, gradient norm {norm}")
+
+    def _roll_back(self, what: str) -> None:
+        """Take up the weights of the last anchor and go on with the data ahead: those in between are left out.
+
+        Raises:
+            UserError: there is no anchor yet, or it did not help before.
+        """
+        self.checkpoints.wait()
+        self.world.wait()
+        anchor = self.checkpoints.anchor(self.step) if self.figures.rollbacks < MAX_ROLLBACKS else None
+        if anchor is None:
+            gone_back = f" and after going back {self.figures.rollbacks} times" if self.figures.rollbacks else ""
+            raise UserError(
+                f"the loss or its gradient is not finite at step {self.step} ({what}), {MAX_SKIPPED_IN_A_ROW} steps "
+                f"in a row{gone_back}; lower {self._rates()}"
+            )
+        self._load_tensors(anchor)
+        self.figures.rollbacks += 1
+        self.figures.skipped_in_a_row = self.figures.steps_above_first = 0
+        self.figures.smoothed_loss = anchor.figures["smoothed_loss"]
+        if self.journal:
+            self.journal.write(self.step, rolled_back_to_step=anchor.step)
+
     def _report(self, loss: float, norm: float, fraction: float, tokens_per_second: float) -> None:
-        figures = {
+        figures: dict[str, float | None] = {
             "train_loss": loss if math.isfinite(loss) else None,
             "learning_rate": self.config.learning_rate * fraction,
             "gradient_norm": norm if math.isfinite(norm) else None,
-            "tokens_per_second": round(tokens_per_second, 1),
         }
-        self.journal.write(self.step, tokens=self.figures.tokens, **figures)
+        live = self.meter.live(tokens_per_second, self.figures.seconds)
+        left = self.figures.seconds / self.step * (self.num_steps - self.step)
+        if self.journal:
+            self.journal.write(self.step, tokens=self.figures.tokens, **figures, **live, seconds_left=round(left, 1))
         total = self.figures.tokens / self.step * self.num_steps
         known = {name: value for name, value in figures.items() if value is not None}
-        self.build.progress(self.figures.tokens, total, "tokens", **known)
+        self.build.progress(self.figures.tokens, total, "tokens", **known, **live)
 
-    # ---------------------------------------------------------------- evaluation, averages
+    # ---------------------------------------------------------------- evaluation
 
-    def _evaluate(self) -> None:
-        if self.evaluate is None:
+    def _evaluate_if_due(self) -> None:
+        figures = self.figures
+        if self.evaluate is None or self.step not in self.evaluation_steps or figures.evaluated_at == self.step:
             return
         # An evaluation has shapes of its own; compiling for them costs more than it saves.
-        with self._averaged_weights(), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        with self.averages.in_place(self.model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
             self.model.eval()
-            metrics = self.evaluate(self.model)
+            with self.stop.interruptible(self.world.size == 1):
+                metrics = self.world.from_first(self.evaluate(self.model))
             self.model.train()
-        self.figures.metrics = dict(metrics)
-        self.journal.write(self.step, **metrics)
+        figures.evaluated_at, figures.metrics = self.step, dict(metrics)
+        if self.journal:
+            self.journal.write(self.step, **metrics)
         if not self.config.patience or "val_loss" not in metrics:
             return
-        if metrics["val_loss"] < self.figures.best_val_loss:
-            self.figures.best_val_loss, self.figures.evaluations_without_gain = metrics["val_loss"], 0
-            self.kept["best"] = _copy(self.kept.get("ema") or self.model.state_dict())
+        if metrics["val_loss"] < figures.best_val_loss:
+            figures.best_val_loss, figures.evaluations_without_gain = metrics["val_loss"], 0
+            self.averages.keep_best(self.model)
         else:
-            self.figures.evaluations_without_gain += 1
+            figures.evaluations_without_gain += 1
 
     def _out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.figures.evaluations_without_gain
-
-    def _update_ema(self) -> None:
-        if not self.config.ema_decay:
-            return
-        weights = self.model.state_dict()
-        average = self.kept.setdefault("ema", _copy(weights))
-        # A young average forgets faster, so that the initial weights leave it (Karras et al. 2023, appendix C.1).
-        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        for name, tensor in weights.items():
-            average[name].lerp_(tensor, 1 - decay)
-
-    @contextmanager
-    def _averaged_weights(self) -> Iterator[None]:
-        """The model with its moving average in place of its weights, for the time of an evaluation."""
-        if "ema" not in self.kept:
-            yield
-            return
-        own = _copy(self.model.state_dict())
-        self.model.load_state_dict(self.kept["ema"])
-        yield
-        self.model.load_state_dict(own)
-
-    def _finish_weights(self) -> None:
-        """What the run leaves: the best weights under early stopping, else the average, else the last."""
-        final = self.kept.get("best") or self.kept.get("ema")
-        if final:
-            self.model.load_state_dict(final)
-        self.model.eval()
 
     # ---------------------------------------------------------------- beginning and end
 
     def _prepare_model(self) -> None:
         self.model.train()
-        self.model.compute_dtype = DTYPES[self.config.precision]
+        self.model.compute_dtype = self.given.compute_dtype = DTYPES[self.config.precision]
         if isinstance(self.model, Decoder):
             self.model.activation_checkpointing = self.config.activation_checkpointing
         if self.config.compile:
@@ -291,37 +334,56 @@ class _Run:
         state = self.checkpoints.newest()
         if state is None:
             return
+        self._load_tensors(state)
+        self.figures = Figures(**state.figures)
+        if state.world != self.world.name:
+            self.figures.worlds.append(self.world.name)
+        self.step = state.step
+
+    def _load_tensors(self, state: State) -> None:
+        parameters = dict(self.model.named_parameters())
+
+        def placed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: self.world.part(t, parameters[name.partition("|")[0]]) for name, t in tensors.items()}
+
         try:
-            self.model.load_state_dict(dict(state.tensors["model"]))
-            self.optimizer.load_state(state.tensors.get("optimizer", {}))
+            self.model.load_state_dict(placed(state.tensors["model"]))
+            self.optimizer.load_state(placed(state.tensors.get("optimizer", {})))
+            averages = {name: placed(tensors) for name, tensors in state.tensors.items()}
         except (RuntimeError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"the checkpoint in {self.build.work} is of another model ({reason}); remove it") from None
-        self.kept = {g: _on(t, self.device) for g, t in state.tensors.items() if g in ("ema", "best")}
-        self.figures = Figures(**state.figures)
-        self.step = state.step
+        self.averages.take_up(averages, state.figures["num_averaged"])
 
-    def _checkpoint(self) -> None:
-        tensors = {"model": self.model.state_dict(), "optimizer": self.optimizer.state(), **self.kept}
-        self.checkpoints.save(State(self.step, tensors, vars(self.figures)))
+    def _checkpoint(self, anchor: bool = False) -> None:
+        groups = {"model": self.model.state_dict(), "optimizer": self.optimizer.state(), **self.averages.kept}
+        tensors = {name: self.world.whole(group) for name, group in groups.items()}
+        self.figures.num_averaged = self.averages.num_averaged
+        if self.world.first:
+            self.checkpoints.save(State(self.step, tensors, vars(self.figures)), anchor=anchor)
+        self._last_checkpoint = time.monotonic()
+
+    def _finish_weights(self) -> None:
+        """Leave in the given model what the run came to: the best weights, the average, or the last."""
+        final = self.averages.final()
+        if final:
+            self.model.load_state_dict(final)
+        if self.model is not self.given:
+            self.given.load_state_dict(self.world.whole(self.model.state_dict()))
+        self.given.eval()
 
     def _statistics(self, resumed_from: int) -> dict[str, Any]:
         figures = self.figures
-        rate = figures.tokens / figures.seconds if figures.seconds else 0.0
-        peak = matmul_peak(self.device.type, DTYPES[self.config.precision])
-        length = self.batch_at(0).tokens.shape[1]
         return {
-            "num_parameters": self.model.num_parameters(),
+            "num_parameters": self.given.num_parameters(),
             "num_steps": self.step,
             "tokens": figures.tokens,
-            "tokens_per_second": round(rate, 1),
-            "seconds": round(figures.seconds, 3),
             "train_loss": figures.smoothed_loss,
             "skipped_steps": figures.skipped,
+            "rollbacks": figures.rollbacks,
             "resumed_from_step": resumed_from,
-            "mfu": round(rate * flops_per_token(self.model, length) / peak, 4),
-            "matmul_peak_flops": round(peak),
-            "peak_rss_bytes": peak_rss_bytes(),
+            "processes": ", then ".join(figures.worlds),
+            **self.meter.statistics(figures.tokens, figures.seconds),
             **figures.metrics,
         }
 
@@ -330,14 +392,20 @@ def _determinism(device: torch.device, config: OptimizationConfig) -> dict[str, 
     """What must be equal for two runs to give the same bits."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     threads = torch.get_num_threads() if device.type == "cpu" else 0
-    settings = config.model_dump(mode="json")
-    return {"torch": torch.__version__, "device": device.type, "processor": name, "num_threads": threads, **settings}
+    return {
+        "torch": torch.__version__,
+        "device": device.type,
+        "processor": name,
+        "num_threads": threads,
+        **identity_of(config),
+    }
 
 
 def clip_gradients(model: nn.Module, largest: float) -> float:
     """Scale the gradients down to a norm of at most `largest` (0: leave them); returns their norm before."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
+    total = nn.utils.get_total_norm(gradients)
+    norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
     if largest and norm > largest and math.isfinite(norm):
         torch._foreach_mul_(gradients, largest / norm)
     return norm
@@ -348,24 +416,3 @@ def _add_l1(model: nn.Module, l1: float) -> None:
     for parameter in model.parameters():
         if parameter.grad is not None and parameter.ndim >= 2:
             parameter.grad.add_(parameter.detach().sign(), alpha=l1)
-
-
-def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in state.items()}
-
-
-def _on(tensors: Any, device: torch.device) -> dict[str, Tensor]:
-    return {name: tensor.to(device) for name, tensor in tensors.items()}
-
-
-@contextmanager
-def _sigterm(stop: threading.Event) -> Iterator[None]:
-    """Let SIGTERM ask for a stop; only the main thread may listen."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,12 +16,25 @@ MUON_MOMENTUM_WARMUP_STEPS = 300
 
 
 class OptimizerSet:
-    """One or two torch optimizers that move all parameters of a model, at one schedule."""
+    """One or two torch optimizers that move all parameters of a model, at one schedule.
 
-    def __init__(self, model: LanguageModel, config: OptimizationConfig) -> None:
+    Args:
+        rate_of: name of a parameter -> its learning rate as a share of the configured one.
+    """
+
+    def __init__(
+        self, model: LanguageModel, config: OptimizationConfig, rate_of: Callable[[str], float] | None = None
+    ) -> None:
         self.config = config
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         self.optimizers = _optimizers(model, config)
+        if rate_of is not None:
+            for optimizer in self.optimizers:
+                optimizer.param_groups[:] = [
+                    {**group, "params": [parameter], "lr": group["lr"] * rate_of(self.names[parameter])}
+                    for group in optimizer.param_groups
+                    for parameter in group["params"]
+                ]
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["peak"] = group["lr"]
