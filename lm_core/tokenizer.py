@@ -34,13 +34,36 @@ END_OF_TEXT, PAD, USER, ASSISTANT, TURN_END = CONTROL_TOKENS = (
     "<|turn_end|>",
 )
 UNKNOWN = "<|unknown|>"
+QUALITY = "record_quality.json"  # kept and verified, but no part of what the tokenizer is
 MAX_FILE_BYTES = 64 << 20
 MAX_VOCAB_SIZE = 1 << 20
-REPORTED_DOCUMENTS, REPORTED_SOURCES = 4096, 12
+REPORTED_DOCUMENTS = 4096
 NORMALIZERS = {"nfc": normalizers.NFC, "nfkc": normalizers.NFKC}
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+# To the letter the patterns of Qwen (single digits) and Llama 3 (up to three): other programs know them by name, and
+# fast encoders have them compiled.
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|{DIGITS}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SINGLE_DIGITS, DIGITS_IN_THREES = _WORDS.replace("{DIGITS}", r"\p{N}"), _WORDS.replace("{DIGITS}", r"\p{N}{1,3}")
+# Texts that have broken tokenizers: each must come back unchanged, and none may become a control token.
+HOSTILE_STRINGS = (
+    *CONTROL_TOKENS,
+    UNKNOWN,
+    "a<|pad|>b <|turn_end|>\n<|im_start|>system<think></s>[INST]",
+    "",
+    "\x00\x01\x7f\x85",
+    "\ufeffx\u200b\u2028\u2029",
+    "\u202e\u2066é漢字🙂\u2069",
+    "Ripgrep，一款递归的行导向搜索工具。",
+    "👩\u200d👩\u200d👧\u200d👦🏳️\u200d🌈",
+    "a\u0301e\u0301 ﬁ Å ſ 'ſ İ",
+    "1234567 １２３ ٣٤ ⅷ½ ²",
+    " \n\t  x  \r\n\r\r\n\n \u3000\xa0y  ",
+    "it's IT'S I'LL 'tis",
+    "\U0010ffff\ufffe\ufffd\ue000",
+    "x" * 300,
+    " " * 300 + "z",
 )
 
 
@@ -51,8 +74,8 @@ class TextTokenizer:
     as the next document's opening, ends the one before.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
+    def __init__(self, encoder: Encoder, definition: str) -> None:
+        self._encoder, self.definition = encoder, definition
         self.vocab_size: int = encoder.get_vocab_size(with_added_tokens=True)
         ids: dict[str, int] = encoder.get_vocab(with_added_tokens=True)
         self.end_of_text, self.pad, self.user, self.assistant, self.turn_end = (ids[t] for t in CONTROL_TOKENS)
@@ -85,8 +108,10 @@ class TextTokenizer:
     def token_bytes(self) -> np.ndarray:
         """UTF-8 bytes that each id stands for, int32 (V,); 0 for control tokens."""
         num_bytes = np.zeros(self.vocab_size, np.int32)
-        for token, i in self._encoder.get_vocab(with_added_tokens=True).items():
-            num_bytes[i] = 0 if token in CONTROL_TOKENS or token == UNKNOWN else len(token)
+        for token, i in self._encoder.get_vocab(with_added_tokens=False).items():
+            num_bytes[i] = 0 if token == UNKNOWN else len(token)  # each character of the byte alphabet is one byte
+        for i, added in self._encoder.get_added_tokens_decoder().items():
+            num_bytes[i] = 0 if added.special else len(added.content.encode())
         return num_bytes
 
 
@@ -116,15 +141,40 @@ def load_tokenizer(path: Path) -> TextTokenizer:
     except BaseException as error:  # tokenizers panics on hostile files, and a panic is no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        raise UserError(f"{path} is not a valid tokenizer.json ({str(error).splitlines()[0][:200]})") from None
+        raise UserError(f"{path} is not a valid tokenizer.json ({_in_one_line(error)})") from None
     encoder.encode_special_tokens = True
     encoder.no_padding()
     encoder.no_truncation()
-    return TextTokenizer(encoder)
+    tokenizer = TextTokenizer(encoder, text)
+    _check_that_text_is_text(path, tokenizer)
+    return tokenizer
+
+
+def _in_one_line(error: BaseException) -> str:
+    return (ascii(str(error))[1:-1] or type(error).__name__)[:200]
+
+
+def _check_that_text_is_text(path: Path, tokenizer: TextTokenizer) -> None:
+    """Refuse a vocabulary whose merges or pieces make control of control words, or that panics at them."""
+    control = {tokenizer.end_of_text, tokenizer.pad, tokenizer.user, tokenizer.assistant, tokenizer.turn_end}
+    texts = [text for token in CONTROL_TOKENS for text in (token, f"a {token}b", f"\n{token}\n")]
+    try:
+        encoded = tokenizer.encode_batch(texts)
+        for ids in encoded:
+            tokenizer.decode(ids)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise UserError(f"{path} is not a valid tokenizer.json ({_in_one_line(error)})") from None
+    for text, ids in zip(texts, encoded, strict=True):
+        if control & set(ids):
+            raise UserError(
+                f"{path} turns the text {text.strip()!r} into a control token; such a vocabulary is refused"
+            )
 
 
 def _check_vocabulary(path: Path, content: Any) -> None:
-    """Refuse ids with gaps or beyond bounds, before anything allocates by them."""
+    """Refuse ids with gaps, shared or beyond bounds, before anything allocates by them."""
     try:
         vocabulary = content["model"]["vocab"]
         tokens = dict(vocabulary) if isinstance(vocabulary, dict) else {t: i for i, (t, _) in enumerate(vocabulary)}
@@ -134,9 +184,13 @@ def _check_vocabulary(path: Path, content: Any) -> None:
     missing = [token for token in CONTROL_TOKENS if added.get(token, (0, False))[1] is not True]
     if missing:
         raise UserError(f"{path} lacks the control token {missing[0]}; train the tokenizer with `millrace`")
-    ids = {*tokens.values(), *(i for i, _ in added.values())}
-    if len(ids) > MAX_VOCAB_SIZE or not all(isinstance(i, int) for i in ids) or ids != set(range(len(ids))):
-        raise UserError(f"{path}: the ids of the vocabulary are not 0..{len(ids) - 1}, one each")
+    whole = tokens | {token: i for token, (i, _) in added.items()}
+    ids = set(whole.values())
+    if len(ids) > MAX_VOCAB_SIZE or not all(type(i) is int for i in ids) or ids != set(range(len(whole))):
+        raise UserError(f"{path}: the ids of the vocabulary are not 0..{len(whole) - 1}, one each")
+    moved = next((token for token, (i, _) in added.items() if tokens.get(token, i) != i), None)
+    if moved is not None:
+        raise UserError(f"{path}: the added token {moved!a} has two ids")
 
 
 # -------------------------------------------------------------------------------------------------------- training
@@ -160,13 +214,12 @@ def new_encoder(config: TokenizerConfig) -> tuple[Encoder, Any]:
         options["special_tokens"].append(UNKNOWN)
         encoder = Encoder(models.WordPiece(unk_token=UNKNOWN, max_input_chars_per_word=10_000))
         trainer = trainers.WordPieceTrainer(continuing_subword_prefix="", **options)
-    splits: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if config.split_digits else []
-    if config.split_cjk:
-        splits.append(pre_tokenizers.Split(Regex(r"\p{Han}"), "isolated"))
+    splits: list[Any] = [pre_tokenizers.Split(Regex(r"\p{Han}"), "isolated")] if config.split_cjk else []
+    words = SINGLE_DIGITS if config.split_digits else DIGITS_IN_THREES
     encoder.pre_tokenizer = pre_tokenizers.Sequence(
         [
             *splits,
-            pre_tokenizers.Split(Regex(WORDS), "isolated"),
+            pre_tokenizers.Split(Regex(words), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -177,7 +230,7 @@ def new_encoder(config: TokenizerConfig) -> tuple[Encoder, Any]:
 
 
 def train_tokenizer(build: Build, config: TokenizerConfig, *, corpus: ValidCorpus) -> dict[str, Any]:
-    """Learn a vocabulary from the kept training documents and write tokenizer.json.
+    """Learn a vocabulary from the kept training documents; write tokenizer.json and its quality report.
 
     Raises:
         UserError: when there is no text to learn from.
@@ -192,39 +245,11 @@ def train_tokenizer(build: Build, config: TokenizerConfig, *, corpus: ValidCorpu
     path = build.folder / "tokenizer.json"
     path.write_text(encoder.to_str(pretty=False), encoding="utf-8")
     build.progress(num_bytes, num_bytes, "bytes")
-    figures = {"documents": len(sample), "bytes": num_bytes}
-    return figures | quality_report(load_tokenizer(path), sample[:REPORTED_DOCUMENTS])
+    from lm_core.tokenizer_quality import quality_report
 
-
-def quality_report(tokenizer: TextTokenizer, documents: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """How well a vocabulary serves documents, given as (source, text).
-
-    Returns:
-        vocab_size; bytes_per_token; tokens_per_word (fertility; words are runs between white space); unused_entries
-        (share of the vocabulary that these documents never use); round_trip (share of documents that come back
-        unchanged); bytes_per_token_by_source of the largest sources.
-    """
-    texts = [text for _, text in documents]
-    encoded = tokenizer.encode_batch(texts)
-    sizes = [len(text.encode()) for text in texts]
-    by_source: dict[str, list[int]] = {}
-    for (source, _), ids, size in zip(documents, encoded, sizes, strict=True):
-        totals = by_source.setdefault(source, [0, 0])
-        totals[0] += size
-        totals[1] += len(ids)
-    largest = sorted(by_source.items(), key=lambda item: (-item[1][0], item[0]))[:REPORTED_SOURCES]
-    num_tokens = max(1, sum(map(len, encoded)))
-    num_words = max(1, sum(len(text.split()) for text in texts))
-    used = len({i for ids in encoded for i in ids})
-    unchanged = sum(tokenizer.decode(ids) == text for ids, text in zip(encoded, texts, strict=True))
-    return {
-        "vocab_size": tokenizer.vocab_size,
-        "bytes_per_token": round(sum(sizes) / num_tokens, 4),
-        "tokens_per_word": round(num_tokens / num_words, 4),
-        "unused_entries": round(1 - used / tokenizer.vocab_size, 4),
-        "round_trip": round(unchanged / len(texts), 4),
-        "bytes_per_token_by_source": {source: round(b / max(1, t), 4) for source, (b, t) in largest},
-    }
+    quality = quality_report(load_tokenizer(path), sample[:REPORTED_DOCUMENTS])
+    (build.folder / QUALITY).write_text(json.dumps(quality, indent=1, ensure_ascii=False), encoding="utf-8")
+    return {"documents": len(sample), "bytes": num_bytes} | quality
 
 
 def _sample(corpus: ValidCorpus, max_bytes: int, runtime: Runtime) -> Iterator[tuple[str, str]]:

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from data_contracts.schemas import SPANS, SPLITS
 from lm_core.artifact import TokenDataset, Tokenizer, ValidCorpus
+from lm_core.bulk_encoding import BulkEncoder, DisagreementError, bulk_encoders
 from lm_core.corpus.ledger import kept_documents
 from lm_core.errors import IntegrityError, UserError
 from lm_core.store import Build
@@ -91,8 +92,9 @@ def tokenize(build: Build, config: TokenizeConfig, *, corpus: ValidCorpus, token
     }
     statistics: dict[str, Any] = {"vocab_size": encoder.vocab_size, "context_length": config.context_length}
     tables = []
+    encoded, how = _encode_corpus(build, corpus, encoder)
     for split in SPLITS:
-        documents, bodies, num_bytes = _encode_split(build, corpus, encoder, split)
+        documents, bodies, num_bytes = encoded[split]
         spans, num_windows = plan_windows([len(body) for body in bodies], window_tokens)
         num_tokens = sum(len(body) for body in bodies)
         if split == "train" and num_tokens < window_tokens:
@@ -108,12 +110,29 @@ def tokenize(build: Build, config: TokenizeConfig, *, corpus: ValidCorpus, token
         statistics[f"{split}_filled"] = round(num_tokens / max(1, num_windows * window_tokens), 4)
     pq.write_table(pa.concat_tables(tables), build.folder / "spans.parquet", compression="zstd")
     (build.folder / DATASET).write_text(json.dumps(content, indent=1, sort_keys=True))
-    return statistics
+    return statistics | how
 
 
-def _encode_split(
-    build: Build, corpus: ValidCorpus, encoder: TextTokenizer, split: str
-) -> tuple[list[str], list[np.ndarray], int]:
+Encoded = tuple[list[str], list[np.ndarray], int]
+
+
+def _encode_corpus(
+    build: Build, corpus: ValidCorpus, tokenizer: TextTokenizer
+) -> tuple[dict[str, Encoded], dict[str, Any]]:
+    """All splits encoded by the first encoder that agrees with `tokenizers`, and which that was."""
+    refused: dict[str, str] = {}
+    for encoder in bulk_encoders(tokenizer, refused):
+        try:
+            encoded = {split: _encode_split(build, corpus, encoder, tokenizer.end_of_text, split) for split in SPLITS}
+        except DisagreementError as error:
+            refused[encoder.name] = str(error)
+        else:
+            how = {"encoder": encoder.name, "encoder_checked_documents": encoder.num_checked}
+            return encoded, how | {"encoders_refused": refused}
+    raise AssertionError("the reference encoder cannot disagree with itself")
+
+
+def _encode_split(build: Build, corpus: ValidCorpus, encoder: BulkEncoder, end_of_text: int, split: str) -> Encoded:
     """Ids of the documents of a split, their tokens with end_of_text before them, and their bytes."""
     documents: list[str] = []
     bodies: list[np.ndarray] = []
@@ -121,7 +140,9 @@ def _encode_split(
     for batch in kept_documents(corpus, splits=(split,), columns=("doc_id", "text"), runtime=build.runtime):
         texts = batch.column("text").to_pylist()
         documents += batch.column("doc_id").to_pylist()
-        bodies += [np.array([encoder.end_of_text, *ids], np.uint32) for ids in encoder.encode_batch(texts)]
+        flat = encoder(texts)
+        marked = np.insert(flat.ids, flat.offsets[:-1], end_of_text)
+        bodies += np.split(marked, flat.offsets[1:-1] + np.arange(1, len(texts)))
         num_bytes += sum(len(text.encode()) for text in texts)
         build.progress(num_bytes, None, "bytes")
     return documents, bodies, num_bytes

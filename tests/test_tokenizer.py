@@ -6,11 +6,18 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Encoder
 
 from lm_core.errors import UserError
-from lm_core.tokenizer import CONTROL_TOKENS, load_tokenizer, new_encoder, train_tokenizer
+from lm_core.tokenizer import (
+    CONTROL_TOKENS,
+    HOSTILE_STRINGS,
+    QUALITY,
+    TextTokenizer,
+    load_tokenizer,
+    new_encoder,
+    train_tokenizer,
+)
+from lm_core.tokenizer_quality import quality_report
 from lm_core.training.config import TokenizerConfig
 from tests.training.corpus_files import docstrings, new_build, valid_corpus
-
-HOSTILE = ["<|endoftext|>", "a<|pad|>b <|turn_end|>", "\x00\x01", "é漢字🙂 \u202e", " \n\t  x  \r\n", "１２３ 42", ""]
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +37,28 @@ def test_vocabulary_size_and_figures(trained):
     assert load_tokenizer(path).vocab_size == statistics["vocab_size"] <= 500
     assert statistics["bytes_per_token"] > 1.3
     assert statistics["bytes_per_token_by_source"] == {"stdlib": statistics["bytes_per_token"]}
-    assert statistics["round_trip"] == 1
+    assert statistics["round_trip"] == statistics["hostile_round_trip"] == 1
     assert 0 <= statistics["unused_entries"] < 0.6
+    assert json.loads((path.parent / QUALITY).read_text()).items() <= statistics.items()
+
+
+def test_quality_is_told_by_source_and_language(trained):
+    english, chinese = "Words of the English language, and some more of them.", "一款递归的行导向搜索工具。"
+    report = quality_report(load_tokenizer(trained[0]), [("books", english), ("books", english), ("docs", chinese)])
+    assert list(report["by_source"]) == ["books", "docs"]
+    assert list(report["by_language"]) == ["en", "zh"]
+    assert report["by_language"]["en"] == report["by_source"]["books"]
+    assert report["by_source"]["books"]["bytes"] == 2 * len(english)
+    ids = load_tokenizer(trained[0]).encode(chinese)
+    assert report["by_language"]["zh"]["tokens_per_word"] == pytest.approx(len(ids) / len(chinese), abs=1e-3)
+
+
+def test_what_normalisation_changes_is_told():
+    encoder, trainer = new_encoder(TokenizerConfig(vocab_size=300, normalisation="nfkc"))
+    encoder.train_from_iterator(["some text to learn from"] * 3, trainer)
+    report = quality_report(TextTokenizer(encoder, encoder.to_str()), [("a", "ﬁne"), ("a", "fine")])
+    assert report["round_trip"] == 0.5
+    assert any("\\ufb01" in text for text in report["hostile_changed"])
 
 
 def test_one_document_larger_than_the_budget_is_cut(tmp_path):
@@ -43,7 +70,7 @@ def test_one_document_larger_than_the_budget_is_cut(tmp_path):
     assert statistics["documents"] == 1
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", HOSTILE_STRINGS, ids=range(len(HOSTILE_STRINGS)))
 def test_any_text_comes_back_and_is_never_control(trained, text):
     tokenizer = load_tokenizer(trained[0])
     ids = tokenizer.encode(text)
@@ -78,10 +105,14 @@ def test_half_a_surrogate_pair_is_refused(bpe):
 
 
 def test_digits_and_chinese_are_cut_as_configured(corpus):
-    encoder, _ = new_encoder(TokenizerConfig(split_digits=True, split_cjk=True))
-    words = [word for word, _ in encoder.pre_tokenizer.pre_tokenize_str("x123 漢字")]
-    assert {"1", "2", "3"} <= set(words)
-    assert len(words) >= 6
+    def words(**settings):
+        encoder, _ = new_encoder(TokenizerConfig(**settings))
+        return [word for word, _ in encoder.pre_tokenizer.pre_tokenize_str("x1234漢字")]
+
+    assert words(split_cjk=True)[:5] == ["x", "1", "2", "3", "4"]
+    assert len(words(split_cjk=True)) == 7
+    assert words(split_digits=False)[:3] == ["x", "123", "4"]
+    assert len(words(split_digits=False)) == 4
 
 
 def good_content() -> dict:
@@ -100,6 +131,31 @@ def with_huge_id(content):
     return content
 
 
+def with_shared_id(content):
+    content["added_tokens"].append(content["added_tokens"][0] | {"content": "the", "special": False})
+    return content
+
+
+def with_merges_to_control(content):
+    """Text that spells a control word becomes its id, letter by letter."""
+    vocabulary, word = content["model"]["vocab"], CONTROL_TOKENS[0]
+    content["pre_tokenizer"] = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": False,
+    }
+    content["model"]["merges"] = [[word[:i], word[i]] for i in range(1, len(word))]
+    for i in range(2, len(word)):
+        vocabulary.setdefault(word[:i], len(vocabulary))
+    return content
+
+
+def with_half_a_character(content):
+    content["model"]["vocab"]["\ud800"] = len(content["model"]["vocab"])
+    return content
+
+
 def with_broken_merges(content):
     content["model"]["merges"] = [["never", "seen"]]
     return content
@@ -112,6 +168,9 @@ def with_broken_merges(content):
         (lambda content: {"added_tokens": []}, "model.vocab"),
         (lambda content: with_control_named(content, CONTROL_TOKENS[1]), r"<\|pad\|>"),
         (with_huge_id, "ids of the vocabulary"),
+        (with_shared_id, "ids of the vocabulary"),
+        (with_merges_to_control, "into a control token"),
+        (with_half_a_character, "not a valid tokenizer.json"),
         (with_broken_merges, "not a valid tokenizer.json"),
         (lambda content: content | {"pre_tokenizer": {"type": "Nonsense"}}, "not a valid tokenizer.json"),
     ],
