@@ -138,6 +138,29 @@ def _plain(artifact: Artifact, store: Store) -> Report:
     return Report(_figures(artifact.statistics))
 
 
+def _tokenizer(artifact: Artifact, store: Store) -> Report:
+    found = artifact.statistics
+    columns = ("documents", "bytes", "bytes_per_token", "tokens_per_word")
+    parts = [
+        table(("figure", "value"), [(n.replace("_", " "), v) for n, v in found.items() if isinstance(v, int | float)]),
+        "Fertility is tokens per word: words are runs between white space, and letters where a script sets none. "
+        f"Of the hostile strings {found['hostile_round_trip']:.0%} come back unchanged; the others:",
+        *(f"- `{text}`" for text in found["hostile_changed"] or ["none"]),
+    ]
+    for kind in ("language", "source"):
+        groups = found[f"by_{kind}"]
+        rows = [(name, *(figures[column] for column in columns)) for name, figures in groups.items()]
+        parts += [f"## By {kind}", table((kind, "documents", "bytes", "bytes per token", "fertility"), rows)]
+    unused = " ".join(f"`{text.strip() or text!r}`" for text in found["unused"] if "`" not in text)
+    return Report("\n\n".join([*parts, "## Entries that the sample never uses", unused or "none"]))
+
+
+def _tokens(artifact: Artifact, store: Store) -> Report:
+    refused = artifact.statistics.get("encoders_refused", {})
+    lines = [f"- {name} was not used: {reason}" for name, reason in refused.items()]
+    return Report("\n\n".join([_plain(artifact, store).markdown, *lines]))
+
+
 def _checkpoint(artifact: Artifact, store: Store) -> Report:
     picture = pictures.loss_curve(artifact.file("journal.jsonl"))
     parts = [_figures(artifact.statistics)]
@@ -183,8 +206,8 @@ _REPORTS: dict[type[Artifact], Callable[[Artifact, Store], Report]] = {
     Decisions: _decisions,
     DownstreamData: _examples,
     ValidCorpus: _valid,
-    Tokenizer: _plain,
-    TokenDataset: _plain,
+    Tokenizer: _tokenizer,
+    TokenDataset: _tokens,
     Checkpoint: _checkpoint,
     Evaluation: _evaluation,
 }
