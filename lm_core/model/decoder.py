@@ -130,9 +130,9 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
-        self.head_width = config.d_model // config.num_heads
-        d_kv = config.num_kv_heads * self.head_width
-        self.q_proj = Linear(config.d_model, config.d_model)
+        self.head_width = config.width_of_heads
+        d_q, d_kv = config.num_heads * self.head_width, config.num_kv_heads * self.head_width
+        self.q_proj = Linear(config.d_model, d_q)
         self.k_proj = Linear(config.d_model, d_kv)
         self.v_proj = Linear(config.d_model, d_kv)
         self.o_proj = Linear(config.d_model, config.d_model)
@@ -233,7 +233,7 @@ class Decoder(LanguageModel):
     def new_cache(self, start: Tensor, max_length: int) -> Cache:
         """An empty cache for rows whose real tokens begin at `start` (B,)."""
         config = self.config
-        shape = (len(start), config.num_kv_heads, max_length, config.d_model // config.num_heads)
+        shape = (len(start), config.num_kv_heads, max_length, config.width_of_heads)
 
         def empty() -> list[Tensor]:
             return [torch.zeros(shape, dtype=self.compute_dtype, device=start.device) for _ in self.layers]
@@ -243,7 +243,7 @@ class Decoder(LanguageModel):
 
     def _rotary(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines (..., K) of the angles base^(-2i/K) times the position (...)."""
-        head_width = self.config.d_model // self.config.num_heads
+        head_width = self.config.width_of_heads
         steps = torch.arange(0, head_width, 2, dtype=torch.float32, device=position.device)
         angles = position[..., None].float() * (1.0 / self.config.rope_base ** (steps / head_width))
         angles = torch.cat((angles, angles), -1)

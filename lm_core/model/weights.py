@@ -63,7 +63,7 @@ def hf_config(model: LanguageModel) -> dict[str, Any]:
         "model_type": "llama" if llama else MODEL_TYPES[config.kind],
         "vocab_size": model.vocab_size,
         "max_position_embeddings": model.context_length,
-        "head_dim": config.d_model // config.num_heads,
+        "head_dim": config.width_of_heads,
         "rope_theta": config.rope_base,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base},
         "attention_bias": False,
@@ -88,6 +88,8 @@ def read_config(path: Path) -> tuple[ModelConfig, int, int]:
         fields["qk_norm"] = content["model_type"] != "llama"
         rope = content.get("rope_parameters") or {}
         fields["rope_base"] = rope.get("rope_theta", content.get("rope_theta", 10_000.0))
+        width = int(content.get("head_dim") or 0)
+        fields["head_width"] = 0 if width * fields["num_heads"] == fields["d_model"] else width
         config = ModelConfig(**fields)
         return config, int(content["vocab_size"]), int(content["max_position_embeddings"])
     except KeyError as error:

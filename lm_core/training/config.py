@@ -41,8 +41,11 @@ class ModelConfig(Config):
     )
     num_layers: int = Field(4, ge=1, le=256, description="Blocks.")
     d_model: int = Field(192, ge=8, le=16_384, description="Width of the residual stream (D).")
-    num_heads: int = Field(3, ge=1, le=256, description="Query heads (H); head width is d_model / num_heads.")
+    num_heads: int = Field(3, ge=1, le=256, description="Query heads (H).")
     num_kv_heads: int = Field(3, ge=1, le=256, description="Key and value heads; fewer than num_heads groups queries.")
+    head_width: int = Field(
+        0, ge=0, le=1024, description="Width of a head (K), an even number; 0: d_model / num_heads."
+    )
     d_ff: int = Field(512, ge=8, le=65_536, description="Width of the feed-forward layer.")
     activation: Literal["silu", "gelu", "relu"] = Field("silu", description="Activation of the feed-forward layer.")
     qk_norm: bool = Field(True, description="RMSNorm on queries and keys (Qwen3); off gives the layout of Llama.")
@@ -59,8 +62,14 @@ class ModelConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.d_model % self.num_heads or (self.d_model // self.num_heads) % 2:
+        if not self.head_width and (self.d_model % self.num_heads or (self.d_model // self.num_heads) % 2):
             raise ValueError(f"num_heads={self.num_heads} must divide d_model={self.d_model} into heads of even width")
+        if self.head_width % 2:
+            raise ValueError(f"head_width={self.head_width} must be even")
+        if self.kind == "vanilla" and self.head_width:
+            raise ValueError(
+                f"head_width={self.head_width} needs kind=decoder; vanilla divides d_model among its heads"
+            )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}")
         if self.kind == "vanilla" and self.activation == "silu":
@@ -68,6 +77,11 @@ class ModelConfig(Config):
         if self.kind == "vanilla" and self.num_kv_heads != self.num_heads:
             raise ValueError(f"num_kv_heads={self.num_kv_heads} needs kind=decoder; vanilla has no grouped queries")
         return self
+
+    @property
+    def width_of_heads(self) -> int:
+        """Width of a head (K)."""
+        return self.head_width or self.d_model // self.num_heads
 
 
 class OptimizationConfig(Config):
