@@ -135,7 +135,7 @@ class Attention(nn.Module):
         self.q_proj = Linear(config.d_model, d_q)
         self.k_proj = Linear(config.d_model, d_kv)
         self.v_proj = Linear(config.d_model, d_kv)
-        self.o_proj = Linear(config.d_model, config.d_model)
+        self.o_proj = Linear(d_q, config.d_model)
         if config.qk_norm:
             self.q_norm: RMSNorm | None = RMSNorm(self.head_width, config.norm_epsilon)
             self.k_norm: RMSNorm | None = RMSNorm(self.head_width, config.norm_epsilon)
