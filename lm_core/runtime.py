@@ -11,10 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from lm_core.errors import UserError
+
+STRATEGIES = ("ddp", "fsdp")
+
 
 def usable_cpus() -> int:
     """CPUs this process may run on (its affinity, not the machine's count)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_gpu() -> bool:
+    """Whether the driver of an NVIDIA GPU shows one; asked where torch must not be loaded."""
+    return Path("/dev/nvidia0").exists()
 
 
 def fast_precision() -> Literal["fp32", "bf16"]:
@@ -22,7 +31,7 @@ def fast_precision() -> Literal["fp32", "bf16"]:
 
     Asked by presets, never by a stage: the word it returns becomes configuration, and so identity.
     """
-    if Path("/dev/nvidia0").exists():
+    if has_gpu():
         return "bf16"
     try:
         flags = Path("/proc/cpuinfo").read_text()
@@ -39,8 +48,43 @@ def _default_device() -> str:
     return os.environ.get("MILLRACE_DEVICE", "auto")
 
 
+def _number(name: str) -> float | None:
+    """A setting of the environment; None when it is not there."""
+    text = os.environ.get(name)
+    try:
+        number = float(text) if text else None
+    except ValueError:
+        number = -1.0
+    if number is not None and not 0 <= number < float("inf"):
+        raise UserError(f"{name}={text} is not a number; unset it or give one of at least 0")
+    return number
+
+
 def _default_threads() -> int:
-    return int(os.environ.get("MILLRACE_THREADS") or usable_cpus())
+    return int(_number("MILLRACE_THREADS") or usable_cpus())
+
+
+def _default_processes() -> int:
+    return int(_number("MILLRACE_PROCESSES") or 1)
+
+
+def _default_strategy() -> str:
+    return os.environ.get("MILLRACE_STRATEGY", STRATEGIES[0])
+
+
+@dataclass(frozen=True)
+class Tariff:
+    """What running costs; None takes the assumption that `lm_core.training.forecast` states.
+
+    Attributes:
+        watts: power of one device (or of all CPU threads in use) at work.
+        price_per_kwh: USD.
+        price_per_hour: USD for one rented device; with it the power is the landlord's.
+    """
+
+    watts: float | None = field(default_factory=lambda: _number("MILLRACE_WATTS"))
+    price_per_kwh: float | None = field(default_factory=lambda: _number("MILLRACE_PRICE_PER_KWH"))
+    price_per_hour: float | None = field(default_factory=lambda: _number("MILLRACE_PRICE_PER_HOUR"))
 
 
 @dataclass(frozen=True)
@@ -53,6 +97,9 @@ class Runtime:
         num_threads: threads for torch and DuckDB.
         num_workers: processes for parsing and cleaning.
         memory_limit_bytes: what DuckDB may use before it spills to disk.
+        num_processes: processes that pretrain together, one device each; of the same batch, so of the same model.
+        strategy: how they share the model: "ddp" (each holds all of it) or "fsdp" (each holds a part).
+        tariff: prices for the estimates of energy and cost.
     """
 
     workspace: Path = field(default_factory=_default_workspace)
@@ -60,6 +107,13 @@ class Runtime:
     num_threads: int = field(default_factory=_default_threads)
     num_workers: int = field(default_factory=_default_threads)
     memory_limit_bytes: int = 1_000_000_000
+    num_processes: int = field(default_factory=_default_processes)
+    strategy: str = field(default_factory=_default_strategy)
+    tariff: Tariff = field(default_factory=Tariff)
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise UserError(f"strategy={self.strategy} is not known; it is one of {', '.join(STRATEGIES)}")
 
     @property
     def artifacts(self) -> Path:

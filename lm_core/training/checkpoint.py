@@ -1,9 +1,10 @@
 """Checkpoints inside a run: safetensors and JSON, written beside the training, two kept, verified before use.
 
     <work>/checkpoint-00000400/model.safetensors, optimizer.safetensors, state.json (step, digests, determinism key)
+    <work>/anchor-00000400/    the same files by hard links: where a run that went astray goes back to
 
 A checkpoint becomes visible by one rename after everything in it is on disk: a kill at any moment leaves the one
-before.
+before. Checkpoints come by the clock. Anchors come at fixed steps, so that going back is as reproducible as going on.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from lm_core.store import disk_errors, file_sha256
 
 KEPT = 2
 STATE = "state.json"
+# What may differ when the processes that share a run are others: the weights go on, their last bits are new.
+ALONE = "1 process"
+OF_THE_MACHINE = ("num_threads", "processor")
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,13 @@ class State:
         step: optimizer steps done.
         tensors: group ("model", "optimizer", ...) -> name -> tensor.
         figures: the loop's own JSON-ready memory.
+        world: the processes that shared the run when this was written.
     """
 
     step: int
     tensors: Mapping[str, Mapping[str, Tensor]]
     figures: Mapping[str, Any]
+    world: str = ALONE
 
 
 class Checkpointer:
@@ -49,19 +55,24 @@ class Checkpointer:
     Args:
         folder: the run's work folder.
         determinism: what must be equal for a resumed run to give the same bits (threads, device, versions).
+        world: the processes that share the run. Another world goes on all the same, within rounding.
     """
 
-    def __init__(self, folder: Path, determinism: Mapping[str, Any]) -> None:
-        self.folder, self.determinism = folder, dict(determinism)
+    def __init__(self, folder: Path, determinism: Mapping[str, Any], world: str = ALONE) -> None:
+        self.folder, self.determinism, self.world = folder, dict(determinism), world
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def save(self, state: State) -> None:
-        """Copy the state and write it in the background; waits for the write before this one."""
+    def save(self, state: State, *, anchor: bool = False) -> None:
+        """Copy the state and write it in the background; waits for the write before this one.
+
+        Args:
+            anchor: keep it, too, as a place to go back to.
+        """
         self.wait()
         groups = {g: {n: t.detach().cpu().clone() for n, t in ts.items()} for g, ts in state.tensors.items()}
-        copy = State(state.step, groups, json.loads(json.dumps(state.figures)))
-        self._writer = threading.Thread(target=self._write_safely, args=(copy,), name="checkpoint")
+        copy = State(state.step, groups, json.loads(json.dumps(state.figures)), self.world)
+        self._writer = threading.Thread(target=self._write_safely, args=(copy, anchor), name="checkpoint")
         self._writer.start()
 
     def wait(self) -> None:
@@ -79,20 +90,28 @@ class Checkpointer:
         Raises:
             UserError: when it was written under other conditions, so that the run could not be continued exactly.
         """
-        for folder in sorted(self.folder.glob("checkpoint-*"), reverse=True):
-            state = self._read(folder)
-            if state:
-                return state
+        return self._first_whole("checkpoint", None)
+
+    def anchor(self, step: int) -> State | None:
+        """The newest anchor of at most so many steps."""
+        return self._first_whole("anchor", step)
+
+    def _first_whole(self, kind: str, step: int | None) -> State | None:
+        for folder in sorted(self.folder.glob(f"{kind}-*"), reverse=True):
+            if step is None or int(folder.name.rpartition("-")[2]) <= step:
+                state = self._read(folder)
+                if state:
+                    return state
         return None
 
-    def _write_safely(self, state: State) -> None:
+    def _write_safely(self, state: State, anchor: bool) -> None:
         try:
             with disk_errors(self.folder):
-                self._write(state)
+                self._write(state, anchor)
         except BaseException as error:  # handed to the training thread by `wait`
             self._error = error
 
-    def _write(self, state: State) -> None:
+    def _write(self, state: State, anchor: bool) -> None:
         target = self.folder / f"checkpoint-{state.step:08d}"
         staging = self.folder / f".{target.name}"
         for stale in (staging, target):
@@ -104,14 +123,32 @@ class Checkpointer:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
             digests[path.name] = file_sha256(path)
             _fsync(path)
-        content = {"step": state.step, "figures": state.figures, "files": digests, "determinism": self.determinism}
+        content = {"step": state.step, "figures": state.figures, "files": digests, "world": state.world}
+        content["determinism"] = self.determinism
         (staging / STATE).write_text(json.dumps(content, indent=1))
         _fsync(staging / STATE)
         _fsync(staging)
+        if anchor:  # before the checkpoint: a run that resumes from it must find its anchor
+            self._link(staging, self.folder / f"anchor-{state.step:08d}")
         staging.rename(target)
         _fsync(self.folder)
-        for old in sorted(self.folder.glob("checkpoint-*"))[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
+        for kind in ("checkpoint", "anchor"):
+            for old in sorted(self.folder.glob(f"{kind}-*"))[:-KEPT]:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def _link(self, source: Path, target: Path) -> None:
+        """The same files under a second name; by copy where the file system knows no links."""
+        staging = self.folder / f".{target.name}"
+        for stale in (staging, target):
+            shutil.rmtree(stale, ignore_errors=True)
+        staging.mkdir()
+        for path in source.iterdir():
+            try:
+                os.link(path, staging / path.name)
+            except OSError:
+                shutil.copyfile(path, staging / path.name)
+        _fsync(staging)
+        staging.rename(target)
 
     def _read(self, folder: Path) -> State | None:
         try:
@@ -121,14 +158,17 @@ class Checkpointer:
             tensors = {Path(name).stem: load_file(folder / name) for name in content["files"]}
         except (OSError, ValueError, KeyError, SafetensorError):
             return None
+        world = content.get("world", ALONE)
         for name, value in self.determinism.items():
+            if world != self.world and name in OF_THE_MACHINE:
+                continue
             if content["determinism"].get(name) != value:
                 before = content["determinism"].get(name)
                 raise UserError(
                     f"{folder} was written with {name}={before}, this run has {name}={value} and "
                     f"would not continue exactly; restore {name}, or remove {self.folder} to start over"
                 )
-        return State(content["step"], tensors, content["figures"])
+        return State(content["step"], tensors, content["figures"], world)
 
 
 def _fsync(path: Path) -> None:

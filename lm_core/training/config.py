@@ -115,6 +115,12 @@ class OptimizationConfig(Config):
         False, description="Recompute the blocks' activations in the backward pass: less memory, a third more work."
     )
     ema_decay: float = Field(0.0, ge=0, lt=1, description="Exponential moving average of the weights; 0: off.")
+    average_checkpoints: int = Field(
+        0, ge=0, le=1000, description="Moments near the end whose weights are averaged into the result; 0: off."
+    )
+    average_fraction: float = Field(
+        0.2, gt=0, le=1, description="Share of the steps, the last ones, over which those moments are spread."
+    )
     patience: int = Field(0, ge=0, description="Evaluations without improvement before training stops; 0: never.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of initial weights, data order and dropout.")
     checkpoint_seconds: float = Incidental(20.0, gt=0, description="Seconds between two checkpoints.")
@@ -126,10 +132,15 @@ class OptimizationConfig(Config):
             "muon_learning_rate": self.optimizer == "muon",
             "momentum": self.optimizer in ("sgd", "rmsprop", "muon"),
             "decay_fraction": self.schedule == "warmup_stable_decay",
+            "average_checkpoints": not self.ema_decay,
+            "average_fraction": self.average_checkpoints > 0,
         }
         for name, has_effect in without_effect.items():
             if not has_effect and getattr(self, name) != fields[name].default:
-                raise ValueError(f"{name} has no effect with optimizer={self.optimizer}, schedule={self.schedule}")
+                raise ValueError(
+                    f"{name} has no effect with optimizer={self.optimizer}, schedule={self.schedule}, "
+                    f"ema_decay={self.ema_decay:g}, average_checkpoints={self.average_checkpoints}"
+                )
         if self.micro_batch_tokens > self.batch_tokens:
             raise ValueError(
                 f"micro_batch_tokens={self.micro_batch_tokens} must not exceed batch_tokens={self.batch_tokens}"

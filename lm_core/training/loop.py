@@ -346,14 +346,22 @@ class _Run:
         def placed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {name: self.world.part(t, parameters[name.partition("|")[0]]) for name, t in tensors.items()}
 
-        try:
-            self.model.load_state_dict(placed(state.tensors["model"]))
-            self.optimizer.load_state(placed(state.tensors.get("optimizer", {})))
-            averages = {name: placed(tensors) for name, tensors in state.tensors.items()}
-        except (RuntimeError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"the checkpoint in {self.build.work} is of another model ({reason}); remove it") from None
+        self._check_architecture(state.tensors["model"])
+        self.model.load_state_dict(placed(state.tensors["model"]))
+        self.optimizer.load_state(placed(state.tensors.get("optimizer", {})))
+        averages = {name: placed(tensors) for name, tensors in state.tensors.items()}
         self.averages.take_up(averages, state.figures["num_averaged"])
+
+    def _check_architecture(self, tensors: Mapping[str, Tensor]) -> None:
+        own = {name: [*tensor.shape] for name, tensor in self.model.state_dict().items()}
+        found = {name: [*tensor.shape] for name, tensor in tensors.items()}
+        for name in sorted(own.keys() | found.keys()):
+            if own.get(name) != found.get(name):
+                raise UserError(
+                    f"the checkpoint in {self.build.work} is of another architecture: tensor {name} is "
+                    f"{found.get(name, 'not there')}, this model's is {own.get(name, 'not there')}; "
+                    f"restore the model's settings, or remove {self.build.work} to start over"
+                )
 
     def _checkpoint(self, anchor: bool = False) -> None:
         groups = {"model": self.model.state_dict(), "optimizer": self.optimizer.state(), **self.averages.kept}

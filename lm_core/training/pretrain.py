@@ -19,9 +19,10 @@ from lm_core.model.build import build_model
 from lm_core.model.language_model import LanguageModel
 from lm_core.model.losses import IGNORE
 from lm_core.model.weights import save_model
-from lm_core.store import Build
+from lm_core.store import Build, file_sha256
 from lm_core.tokenizer import TextTokenizer, load_tokenizer
 from lm_core.tokens import Windows, window_order
+from lm_core.training import launch
 from lm_core.training.config import PretrainConfig
 from lm_core.training.loop import Batch, train
 
@@ -29,13 +30,16 @@ EVALUATION_TOKENS = 8192
 
 
 def pretrain(build: Build, config: PretrainConfig, *, tokens: TokenDataset, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Train a model from random weights and write the checkpoint's files.
+    """Train a model from random weights and write the checkpoint's files, in as many processes as the runtime says.
 
     Raises:
         UserError: when tokenizer and tokens do not match, or a step holds less than one window.
     """
+    if launch.wanted(build.runtime):
+        return launch.launch(f"{__name__}:pretrain", build, config, {"tokens": tokens, "tokenizer": tokenizer})
     text_tokenizer = load_tokenizer(tokenizer.file("tokenizer.json"))
     train_windows, validation = Windows(tokens, "train"), Windows(tokens, "validation")
+    _check_tokenizer(tokens, tokenizer)
     _check(config, text_tokenizer, train_windows)
     rows = config.optimization.batch_tokens // train_windows.context_length
     num_steps = max(1, config.train_tokens // (rows * train_windows.context_length))
@@ -58,6 +62,7 @@ def pretrain(build: Build, config: PretrainConfig, *, tokens: TokenDataset, toke
         build=build,
         evaluate=bits_per_byte_on(validation, text_tokenizer, config.validation_tokens),
         num_evaluations=min(config.num_evaluations, num_steps),
+        evaluation_tokens=min(config.validation_tokens, len(validation) * validation.context_length),
     )
     statistics["weights_sha256"] = save_model(model, build.folder)
     shutil.copyfile(tokenizer.file("tokenizer.json"), build.folder / "tokenizer.json")
@@ -100,6 +105,18 @@ def bits_per_byte_on(
         return {"val_loss": nats / total_tokens, "val_bits_per_byte": nats / math.log(2) / total_bytes}
 
     return evaluate
+
+
+def _check_tokenizer(tokens: TokenDataset, tokenizer: Tokenizer) -> None:
+    """Equal sizes prove nothing: the ids of the shards must be those of this very tokenizer."""
+    if "tokenizer" not in tokens.inputs:
+        return
+    made_with, given = tokens.input_folder("tokenizer") / "tokenizer.json", tokenizer.file("tokenizer.json")
+    if made_with != given and made_with.exists() and file_sha256(made_with) != file_sha256(given):
+        raise UserError(
+            f"the token shards in {tokens.folder} were made with {made_with}, not with {given}; "
+            "tokenize again with this tokenizer"
+        )
 
 
 def _check(config: PretrainConfig, tokenizer: TextTokenizer, windows: Windows) -> None:
