@@ -11,10 +11,14 @@ from flows.config import PipelineConfig
 from flows.wiring import Until, UntilReached, corpus_to_model
 from lm_core.artifact import Artifact, ArtifactT
 from lm_core.config import Config, identity_of
-from lm_core.runtime import Runtime
+from lm_core.runtime import Runtime, has_gpu
+from lm_core.stages import PRETRAIN
 from lm_core.store import Stage, Store, fingerprint_of
+from lm_core.training.forecast import Forecast, Workload, planned
+from tasks.display import amount, duration
 
 UNKNOWN = ""
+A_DAY = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -108,3 +112,31 @@ def make_plan(config: PipelineConfig, runtime: Runtime, until: str | None = None
     with contextlib.suppress(UntilReached):
         corpus_to_model(config, planner)
     return planner.stages
+
+
+def pretraining_forecasts(config: PipelineConfig, runtime: Runtime, stages: list[PlannedStage]) -> list[Forecast]:
+    """What pretraining would take here; where that is more than a day, on a rented GPU too. Empty when it is cached."""
+    if not any(stage.name == PRETRAIN.name and stage.state == "run" for stage in stages):
+        return []
+    pretrain = config.pretrain
+    evaluation_tokens = pretrain.num_evaluations * pretrain.validation_tokens
+    work = Workload(
+        pretrain.model,
+        config.train_tokenizer.vocab_size,
+        config.tokenize.context_length,
+        pretrain.train_tokens,
+        evaluation_tokens,
+    )
+    on_gpu = runtime.device.startswith("cuda") or (runtime.device == "auto" and has_gpu())
+    here = planned(work, pretrain.optimization, runtime, on_gpu=on_gpu)
+    if on_gpu or here.seconds < A_DAY:
+        return [here]
+    return [here, planned(work, pretrain.optimization, runtime, on_gpu=True)]
+
+
+def in_words(forecast: Forecast) -> str:
+    """A forecast in one line."""
+    return (
+        f"{duration(forecast.seconds)}, {amount(forecast.memory_bytes)}B of memory, {amount(forecast.disk_bytes)}B of "
+        f"disk, {forecast.energy_kwh:.2g} kWh, {forecast.cost_usd:.2g} USD ({forecast.assumptions})"
+    )

@@ -199,7 +199,7 @@ class Windows:
         self._num_windows: int = content["splits"][split]["windows"]
         dtype = np.dtype(content["dtype"]).newbyteorder("<")
         shards = range(0, self._num_windows, self._per_shard)
-        paths = [folder / f"{split}-{shard:05d}.bin" for shard in range(len(shards))]
+        self._paths = paths = [folder / f"{split}-{shard:05d}.bin" for shard in range(len(shards))]
         self._shards = [
             _open_shard(path, dtype, min(self._per_shard, self._num_windows - first), self.context_length + 1)
             for path, first in zip(paths, shards, strict=True)
@@ -209,9 +209,21 @@ class Windows:
         return self._num_windows
 
     def read(self, windows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Windows by number, int64 (N, T + 1)."""
+        """Windows by number, int64 (N, T + 1).
+
+        Raises:
+            IntegrityError: an id has no place in the vocabulary; a model's embedding would be read beyond its end.
+        """
         rows = [self._shards[w // self._per_shard][w % self._per_shard] for w in map(int, windows)]
-        return np.stack(rows).astype(np.int64)
+        read = np.stack(rows).astype(np.int64)
+        if read.max() >= self.vocab_size:
+            at = int(read.max(axis=1).argmax())
+            path = self._paths[int(windows[at]) // self._per_shard]
+            raise IntegrityError(
+                f"{path} holds the id {read[at].max()} in window {windows[at]}, beyond its vocabulary of "
+                f"{self.vocab_size}; remove its folder to tokenize again"
+            )
+        return read
 
     def batches(self, rows: int, limit: int | None = None) -> Iterator[np.ndarray]:
         """All windows in order (the first `limit`), `rows` at a time."""

@@ -42,6 +42,14 @@ def prepare_environment(workspace: Path, *, debug: bool = False) -> None:
     os.environ["MILLRACE_WORKSPACE"] = str(workspace)
 
 
+def use_processes(number: int | None, strategy: str | None) -> None:
+    """How many processes this run pretrains with, where the command line says it."""
+    if number is not None:
+        os.environ["MILLRACE_PROCESSES"] = str(number)
+    if strategy is not None:
+        os.environ["MILLRACE_STRATEGY"] = strategy
+
+
 def configured_address(service: str) -> str | None:
     """Address of a server the user already has (PREFECT_API_URL, MLFLOW_TRACKING_URI); None for a managed one."""
     return os.environ.get({"prefect": "PREFECT_API_URL", "mlflow": "MLFLOW_TRACKING_URI"}[service]) or None

@@ -18,11 +18,12 @@ from lm_core.artifact import Artifact, ArtifactT
 from lm_core.config import Config, identity_of
 from lm_core.runtime import Runtime
 from lm_core.store import Build, Stage, Store, git_commit
-from tasks.display import Display, describe
+from tasks.display import Display, amount, describe, duration
 from tasks.reports import Report, report_on, report_path, summary_of
 from tasks.tracking import Journal
 
 PREFECT_LOG_EVERY_SECONDS = 15.0
+WORTH_A_FORECAST_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -146,12 +147,26 @@ class StageRunner:
         self.journal.write("text", key, name="report.md", text=markdown)
         self.journal.end(key, "FINISHED")
 
+    def _say_forecast(self, name: str, figures: Mapping[str, float]) -> None:
+        if figures["forecast_seconds"] < WORTH_A_FORECAST_SECONDS:
+            return
+        line = (
+            f"{name} should take about {duration(figures['forecast_seconds'])}, "
+            f"{amount(figures['forecast_memory_mb'])} MB of memory, {amount(figures['forecast_disk_mb'])} MB of disk, "
+            f"{figures['forecast_cost_usd']:.2g} USD"
+        )
+        get_run_logger().info(line)
+        self.display.say(f"  {line}")
+
     def _progress(self, name: str) -> Callable[..., None]:
         logger = get_run_logger()
         started = last = time.monotonic()
 
         def progress(done: float, total: float | None, unit: str, **figures: float) -> None:
             nonlocal last
+            if "forecast_seconds" in figures:
+                self._say_forecast(name, figures)
+                return
             self.display.progress(name, done, total, unit, figures)
             now = time.monotonic()
             if now - last > PREFECT_LOG_EVERY_SECONDS:

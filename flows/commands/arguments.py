@@ -42,6 +42,14 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
 
 
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """How many processes pretrain together; no part of what they make."""
+    parser.add_argument("--processes", type=int, metavar="N",
+                        help="processes that pretrain together under torchrun, one GPU each (default: 1)")  # fmt: skip
+    parser.add_argument("--strategy", choices=("ddp", "fsdp"),
+                        help="ddp: each holds the whole model; fsdp: each holds a part (default: ddp)")  # fmt: skip
+
+
 def add_ports(parser: argparse.ArgumentParser) -> None:
     """Ports of the managed servers."""
     parser.add_argument("--prefect-port", type=int, metavar="PORT", help="port of the Prefect server (default: 4200)")

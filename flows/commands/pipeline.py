@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from flows.commands.arguments import AddCommand, Options, add_config, add_ports, load_config, say, use_servers
+from flows.commands.arguments import (
+    AddCommand,
+    Options,
+    add_config,
+    add_ports,
+    add_processes,
+    load_config,
+    say,
+    use_servers,
+)
 
 
 def add(command: AddCommand) -> None:
     """`run`, `plan`, `config`, `schedule`."""
-    command("run", "run the pipeline; what exists already is reused", _run, add_config, add_ports)
+    command("run", "run the pipeline; what exists already is reused", _run, add_config, add_processes, add_ports)
     command("plan", "say what `run` would do and why, without doing it", _plan, add_config)
     command("config", "print the configuration of a preset, with every field's meaning", _config, add_config)
     schedule = command("schedule", "make a scheduled deployment of the pipeline", _schedule, add_config, add_ports)
@@ -20,6 +29,9 @@ def add(command: AddCommand) -> None:
 
 def _run(options: Options) -> dict[str, Any]:
     config = load_config(options)
+    from tasks.environment import use_processes
+
+    use_processes(options.processes, options.strategy)
     from flows.wiring import Until
 
     Until(options.until)
@@ -44,13 +56,17 @@ def _run(options: Options) -> dict[str, Any]:
 def _plan(options: Options) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from flows.plan import make_plan
+    from flows.plan import in_words, make_plan, pretraining_forecasts
     from lm_core.runtime import Runtime
 
-    stages = make_plan(load_config(options), Runtime(), options.until)
+    config = load_config(options)
+    stages = make_plan(config, Runtime(), options.until)
     for stage in stages:
         say(f"{stage.name:<36} {stage.state:<7} {stage.why}")
-    return {"stages": [asdict(stage) for stage in stages]}
+    forecasts = pretraining_forecasts(config, Runtime(), stages)
+    for forecast in forecasts:
+        say(f"pretrain would take about {in_words(forecast)}")
+    return {"stages": [asdict(stage) for stage in stages], "pretrain": [f.figures() for f in forecasts]}
 
 
 def _config(options: Options) -> dict[str, Any]:

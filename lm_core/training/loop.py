@@ -341,10 +341,10 @@ class _Run:
         self.step = state.step
 
     def _load_tensors(self, state: State) -> None:
-        parameters = dict(self.model.named_parameters())
+        own = self.model.state_dict()
 
         def placed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {name: self.world.part(t, parameters[name.partition("|")[0]]) for name, t in tensors.items()}
+            return {name: self.world.part(t, own[name.partition("|")[0]]) for name, t in tensors.items()}
 
         self._check_architecture(state.tensors["model"])
         self.model.load_state_dict(placed(state.tensors["model"]))
