@@ -89,12 +89,28 @@ PRETRAIN = Stage(
     function="lm_core.training.pretrain:pretrain",
     inputs={"tokens": TokenDataset, "tokenizer": Tokenizer},
 )
+IMPORT = Stage(
+    name="import",
+    version=1,
+    output=Checkpoint,
+    function="lm_core.model.import_huggingface:import_model",
+    external="lm_core.model.import_huggingface:source_digests",
+    inputs={},
+)
 READ_TASK = Stage(
     name="read_task",
-    version=1,
+    version=2,
     output=DownstreamData,
     function="lm_core.downstream.read_task:read_task",
     external="lm_core.downstream.read_task:source_digests",
+    inputs={},
+)
+READ_MIXTURE = Stage(
+    name="read_mixture",
+    version=1,
+    output=DownstreamData,
+    function="lm_core.downstream.read_mixture:read_mixture",
+    external="lm_core.downstream.read_mixture:source_digests",
     inputs={},
 )
 FINETUNE = Stage(
@@ -126,6 +142,32 @@ EVALUATE_TASK = Stage(
     optional=frozenset({"corpus"}),
 )
 
+PREFER = Stage(
+    name="prefer",
+    version=1,
+    output=Checkpoint,
+    function="lm_core.downstream.preference:prefer",
+    inputs={"base": Checkpoint, "examples": DownstreamData},
+)
+EVALUATE_PREFERENCE = Stage(
+    name="evaluate_preference",
+    version=1,
+    output=Evaluation,
+    function="lm_core.evaluation.preference:evaluate_preference",
+    inputs={
+        "finetuned": Checkpoint,
+        "reference": Checkpoint,
+        "from_random": Checkpoint,
+        "examples": DownstreamData,
+    },
+)
+ABLATE = Stage(
+    name="ablate",
+    version=1,
+    output=Evaluation,
+    function="lm_core.evaluation.ablation:ablate",
+    inputs={"variant_*": Checkpoint, "examples": DownstreamData},
+)
 CHOOSE = Stage(
     name="choose",
     version=1,

@@ -14,12 +14,15 @@ import torch
 from lm_core.errors import MachineError, UserError
 from lm_core.model.decoder import Decoder
 from lm_core.model.weights import hf_config, load_model, save_model
-from lm_core.tokenizer import ASSISTANT, CONTROL_TOKENS, END_OF_TEXT, PAD, TURN_END, USER, load_tokenizer
+from lm_core.tokenizer import ASSISTANT, CONTROL_TOKENS, END_OF_TEXT, PAD, TURN_END, UNKNOWN, USER, load_tokenizer
 
+# Programs that render this template make control tokens of control words, wherever they stand: those that a message
+# holds are broken by a space, so that what a person writes stays text.
+_BROKEN = "".join(f" | replace('{token}', '{token[:-1]} >')" for token in (*CONTROL_TOKENS, UNKNOWN))
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}" + ASSISTANT + "{% else %}" + USER + "{% endif %}"
-    "{{ message['content'] }}" + TURN_END + "{% endfor %}"
+    "{{ message['content']" + _BROKEN + " }}" + TURN_END + "{% endfor %}"
     "{% if add_generation_prompt %}" + ASSISTANT + "{% endif %}"
 )
 
@@ -32,11 +35,9 @@ def export_huggingface(checkpoint: Path, folder: Path) -> None:
         folder: where to write; made if missing.
 
     Raises:
-        UserError: for the vanilla architecture, which `transformers` does not know.
+        UserError: for a model that `transformers` has no counterpart of.
     """
-    model = load_model(checkpoint)
-    if not isinstance(model, Decoder):
-        raise UserError("model.kind=vanilla is a reference without a Hugging Face counterpart; export a decoder")
+    model = exportable_decoder(checkpoint, "Hugging Face")
     tokenizer = load_tokenizer(checkpoint / "tokenizer.json")
     folder.mkdir(parents=True, exist_ok=True)
     save_model(model, folder)
@@ -46,7 +47,7 @@ def export_huggingface(checkpoint: Path, folder: Path) -> None:
         "pad_token_id": tokenizer.pad,
     }
     _write(folder / "config.json", hf_config(model) | ids)
-    _write(folder / "generation_config.json", ids | {"max_length": model.context_length})
+    _write(folder / "generation_config.json", ids | {"max_new_tokens": model.context_length // 2})
     shutil.copyfile(checkpoint / "tokenizer.json", folder / "tokenizer.json")
     _write(
         folder / "tokenizer_config.json",
@@ -58,7 +59,6 @@ def export_huggingface(checkpoint: Path, folder: Path) -> None:
             "additional_special_tokens": [t for t in CONTROL_TOKENS if t not in (END_OF_TEXT, PAD)],
             "model_max_length": model.context_length,
             "clean_up_tokenization_spaces": False,
-            "split_special_tokens": True,  # text is never control, there as here
             "chat_template": CHAT_TEMPLATE,
         },
     )
@@ -97,6 +97,20 @@ def export_onnx(checkpoint: Path, folder: Path) -> None:
         )
     for name in ("config.json", "tokenizer.json"):
         shutil.copyfile(checkpoint / name, folder / name)
+
+
+def exportable_decoder(checkpoint: Path, where: str) -> Decoder:
+    """The checkpoint's model, when there is a counterpart of it elsewhere.
+
+    Raises:
+        UserError: for a classifier's head and for the vanilla architecture.
+    """
+    if (checkpoint / "head.safetensors").exists():
+        raise UserError(f"this model is a classifier, and its head has no counterpart in {where}; export its base")
+    model = load_model(checkpoint)
+    if not isinstance(model, Decoder):
+        raise UserError(f"model.kind=vanilla is a reference without a counterpart in {where}; export a decoder")
+    return model
 
 
 def _write(path: Path, content: object) -> None:

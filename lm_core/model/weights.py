@@ -46,7 +46,9 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"device={name} is not a device; use auto, cpu, cuda or cuda:N") from None
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device={name} is not a device to train on; use auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise MachineError(f"device={name} is not there: this machine has {torch.cuda.device_count()} GPUs")
     return device
@@ -86,10 +88,10 @@ def read_config(path: Path) -> tuple[ModelConfig, int, int]:
         fields |= {name: content[name] for name in OWN_NAMES if name in content}
         fields["kind"] = kinds[content["model_type"]]
         fields["qk_norm"] = content["model_type"] != "llama"
-        rope = content.get("rope_parameters") or {}
-        fields["rope_base"] = rope.get("rope_theta", content.get("rope_theta", 10_000.0))
         width = int(content.get("head_dim") or 0)
         fields["head_width"] = 0 if width * fields["num_heads"] == fields["d_model"] else width
+        rope = content.get("rope_parameters") or {}
+        fields["rope_base"] = rope.get("rope_theta", content.get("rope_theta", 10_000.0))
         config = ModelConfig(**fields)
         return config, int(content["vocab_size"]), int(content["max_position_embeddings"])
     except KeyError as error:
@@ -103,20 +105,24 @@ def read_config(path: Path) -> tuple[ModelConfig, int, int]:
 
 def state_in_hf_names(model: LanguageModel) -> dict[str, Tensor]:
     """Weights under Hugging Face's names, on the CPU, contiguous."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in _in_hf_names(model).items()}
+
+
+def _in_hf_names(model: LanguageModel) -> dict[str, Tensor]:
     prefix = "model." if model.config.kind == "decoder" else ""
     return {
-        name if name.startswith("lm_head") else prefix + name: tensor.detach().cpu().contiguous()
+        name if name.startswith("lm_head") else prefix + name: tensor
         for name, tensor in sorted(model.state_dict().items())
     }
 
 
 def load_state(model: LanguageModel, state: Mapping[str, Tensor], source: Path) -> None:
-    """Fill a model with weights under Hugging Face's names.
+    """Fill a model with weights under Hugging Face's names; a model on the meta device takes the tensors themselves.
 
     Raises:
         UserError: naming the first tensor that is missing, unexpected or of another shape.
     """
-    wanted = state_in_hf_names(model)
+    wanted = _in_hf_names(model)
     for name in sorted(wanted.keys() | state.keys()):
         if name not in state:
             raise UserError(f"{source}: tensor {name} is missing")
@@ -124,7 +130,8 @@ def load_state(model: LanguageModel, state: Mapping[str, Tensor], source: Path) 
             raise UserError(f"{source}: tensor {name} has no place in this architecture")
         if state[name].shape != wanted[name].shape:
             raise UserError(f"{source}: tensor {name} is {[*state[name].shape]}, wanted {[*wanted[name].shape]}")
-    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()})
+    own = {name.removeprefix("model."): tensor for name, tensor in state.items()}
+    model.load_state_dict(own, assign=any(tensor.is_meta for tensor in wanted.values()))
 
 
 def save_model(model: LanguageModel, folder: Path) -> str:
