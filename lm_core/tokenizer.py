@@ -102,7 +102,18 @@ class TextTokenizer:
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """A turn of the user and the opening of the answer; the answer ends with `turn_end`."""
-        return [self.end_of_text, self.user, *self.encode(prompt), self.turn_end, self.assistant]
+        return self.conversation_ids([("user", prompt)])
+
+    def conversation_ids(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+        """Turns, given as (role, text), and the opening of the next answer; the chat template of exports says the same.
+
+        Args:
+            messages: the role "assistant" is the model's own, every other the user's.
+        """
+        ids = [self.end_of_text]
+        for (role, _), text in zip(messages, self.encode_batch([text for _, text in messages]), strict=True):
+            ids += [self.assistant if role == "assistant" else self.user, *text, self.turn_end]
+        return [*ids, self.assistant]
 
     @cached_property
     def token_bytes(self) -> np.ndarray:

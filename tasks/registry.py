@@ -163,6 +163,10 @@ def _log_model(name: str, checkpoint: Checkpoint) -> Any:
             [
                 ParamSpec("max_new_tokens", DataType.long, 64),
                 ParamSpec("temperature", DataType.double, 0.0),
+                ParamSpec("top_k", DataType.long, 0),
+                ParamSpec("top_p", DataType.double, 1.0),
+                ParamSpec("min_p", DataType.double, 0.0),
+                ParamSpec("repetition_penalty", DataType.double, 1.0),
                 ParamSpec("seed", DataType.long, 0),
             ]
         ),

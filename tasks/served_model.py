@@ -19,12 +19,9 @@ class LanguageModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load weights and tokenizer on the CPU."""
-        from lm_core.model.weights import load_model
-        from lm_core.tokenizer import load_tokenizer
+        from lm_core.model.conversation import Speaker
 
-        folder = Path(context.artifacts["checkpoint"])
-        self.model = load_model(folder, device="cpu")
-        self.tokenizer = load_tokenizer(folder / "tokenizer.json")
+        self.speaker = Speaker(Path(context.artifacts["checkpoint"]), device="cpu")
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -34,23 +31,20 @@ class LanguageModel(PythonModel):
         Args:
             context: not used beyond `load_context`.
             model_input: rows with a column `prompt`.
-            params: max_new_tokens, temperature, seed.
+            params: max_new_tokens, temperature, top_k (0: off), top_p, min_p, repetition_penalty, seed.
         """
-        from lm_core.model.generate import generate
-
-        settings = params or {}
-        prompts = [
-            self.tokenizer.encode(str(prompt)) or [self.tokenizer.end_of_text] for prompt in model_input["prompt"]
-        ]
-        answers = generate(
-            self.model,
-            prompts,
-            max_new_tokens=int(settings.get("max_new_tokens", 64)),
-            temperature=float(settings.get("temperature", 0.0)),
-            seed=int(settings.get("seed", 0)),
-            stop_ids=(self.tokenizer.end_of_text, self.tokenizer.turn_end),
+        given = params or {}
+        texts = self.speaker.complete_all(
+            [str(prompt) for prompt in model_input["prompt"]],
+            max_new_tokens=int(given.get("max_new_tokens", 64)),
+            temperature=float(given.get("temperature", 0.0)),
+            top_k=int(given.get("top_k", 0)) or None,
+            top_p=float(given.get("top_p", 1.0)),
+            min_p=float(given.get("min_p", 0.0)),
+            repetition_penalty=float(given.get("repetition_penalty", 1.0)),
+            seed=int(given.get("seed", 0)),
         )
-        return pd.DataFrame({"text": [self.tokenizer.decode(answer) for answer in answers]})
+        return pd.DataFrame({"text": texts})
 
 
 mlflow.models.set_model(LanguageModel())

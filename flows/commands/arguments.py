@@ -76,7 +76,16 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=80, metavar="N", help="longest answer (default: 80)")
     parser.add_argument("--temperature", type=float, default=0.7, metavar="T",
                         help="0 takes the likeliest token; higher is freer (default: 0.7)")  # fmt: skip
-    parser.add_argument("--top-k", type=int, default=50, metavar="K", help="choose among the K likeliest (default: 50)")
+    parser.add_argument("--top-k", type=int, default=50, metavar="K",
+                        help="choose among the K likeliest; 0: among all (default: 50)")  # fmt: skip
+    parser.add_argument("--top-p", type=float, metavar="P",
+                        help="choose among the likeliest that together hold this probability")  # fmt: skip
+    parser.add_argument("--min-p", type=float, metavar="P",
+                        help="leave out what is less likely than this share of the likeliest")  # fmt: skip
+    parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="F",
+                        help="weaken what is there already by this factor (default: 1, off)")  # fmt: skip
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT",
+                        help="end before this text; may be repeated")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampling (default: 0)")
 
 

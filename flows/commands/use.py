@@ -1,4 +1,4 @@
-"""Use a registered model: complete, talk, score, export."""
+"""Use a registered model: complete, talk, score, export; bring one in."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from flows.commands.arguments import (
     use_servers,
 )
 
+FORGET = "/new"
+
 
 def add(command: AddCommand) -> None:
-    """`generate`, `chat`, `score`, `export`."""
+    """`generate`, `chat`, `score`, `export`, `import`."""
     generate = command("generate", "complete a text with the champion", _generate, add_generation)
     generate.add_argument("prompt", help="the text to go on from")
     chat = command("chat", "talk to the champion", _chat, add_generation)
@@ -27,8 +29,14 @@ def add(command: AddCommand) -> None:
     score.add_argument("--text", required=True, help="the text to score")
     export = command("export", "write a model as a folder that other programs load", _export, add_model_argument)
     export.add_argument("folder", type=Path, metavar="DIR", help="where to write; must not exist")
-    export.add_argument("--to", choices=("hf", "onnx"), default="hf",
-                        help="hf: transformers, vLLM and others (default); onnx: for ONNX Runtime")  # fmt: skip
+    export.add_argument("--to", choices=("hf", "gguf", "onnx"), default="hf",
+                        help="hf: transformers, vLLM (default); gguf: llama.cpp; onnx: ONNX Runtime")  # fmt: skip
+    bring_in = command("import", "register a checkpoint of Qwen3's or Llama's layout, to fine-tune it", _import)
+    bring_in.add_argument("folder", type=Path, metavar="DIR",
+                          help="folder with config.json, *.safetensors and tokenizer.json")  # fmt: skip
+    bring_in.add_argument("--name", required=True, metavar="NAME", help="name of the model in the registry")
+    bring_in.add_argument("--context-length", type=int, default=0, metavar="N",
+                          help="longest input in tokens, to need less memory (default: the checkpoint's)")  # fmt: skip
 
 
 def _generate(options: Options) -> dict[str, Any]:
@@ -49,19 +57,21 @@ def _chat(options: Options) -> dict[str, Any]:
     version, folder = checkpoint(options)
     from lm_core.model.conversation import Speaker
 
-    speaker = Speaker(folder)
+    speaker, sampling = Speaker(folder), _sampling(options)
+    messages: list[tuple[str, str]] = []
     turns = []
     if options.once is None:
-        say(f"{version.name} version {version.version}. An empty line or Ctrl-D ends.")
-    while True:
-        question = options.once or _ask()
-        if not question:
-            break
+        say(f"{version.name} version {version.version}. {FORGET} begins anew; an empty line or Ctrl-D ends.")
+    while question := options.once or _ask():
+        if question == FORGET:
+            messages = []
+            continue
         pieces = []
-        for piece in speaker.answer(question, **_sampling(options)):
+        for piece in speaker.converse([*messages, ("user", question)], **sampling):
             pieces.append(piece)
             say(piece, end="")
         say("")
+        messages += [("user", question), ("assistant", "".join(pieces))]
         turns.append({"user": question, "model": "".join(pieces)})
         if options.once:
             break
@@ -85,10 +95,18 @@ def _ask() -> str:
 
 
 def _sampling(options: Options) -> dict[str, Any]:
+    from lm_core.errors import UserError
+
+    if "" in options.stop:
+        raise UserError("--stop needs a text that is not empty")
     return {
         "max_new_tokens": options.max_new_tokens,
         "temperature": options.temperature,
-        "top_k": options.top_k,
+        "top_k": options.top_k or None,
+        "top_p": options.top_p,
+        "min_p": options.min_p,
+        "repetition_penalty": options.repetition_penalty,
+        "stop": options.stop,
         "seed": options.seed,
     }
 
@@ -109,7 +127,20 @@ def _export(options: Options) -> dict[str, Any]:
         raise UserError(f"{options.folder} exists already; name a folder that does not")
     version, folder = checkpoint(options)
     from lm_core.model.export import export_huggingface, export_onnx
+    from lm_core.model.export_gguf import export_gguf
 
-    {"hf": export_huggingface, "onnx": export_onnx}[options.to](folder, options.folder)
+    {"hf": export_huggingface, "gguf": export_gguf, "onnx": export_onnx}[options.to](folder, options.folder)
     say(f"{version.name} version {version.version} is in {options.folder}")
     return {"model": version.name, "version": str(version.version), "folder": str(options.folder), "format": options.to}
+
+
+def _import(options: Options) -> dict[str, Any]:
+    use_servers(options, ("mlflow",))
+    from lm_core.runtime import Runtime
+    from tasks.bringing_in import bring_in
+
+    registered, checkpoint = bring_in(Runtime(), options.folder, options.name, options.context_length)
+    figures = dict(checkpoint.statistics)
+    say(f"{registered.name} version {registered.version}: {figures['num_parameters']:,} parameters, vocabulary "
+        f"{figures['vocab_size']:,}; `millrace finetune TASK --base {registered.name}` goes on from it")  # fmt: skip
+    return {"model": registered.name, "version": registered.version, **figures}

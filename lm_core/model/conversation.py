@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lm_core.model.generate import stream
+from lm_core.model.generate import generate, stream
 from lm_core.model.weights import load_model
 from lm_core.tokenizer import TextTokenizer, load_tokenizer
 
@@ -29,12 +29,36 @@ class Speaker:
 
     def complete(self, text: str, *, max_new_tokens: int, **sampling: Any) -> Iterator[str]:
         """Pieces of text that continue a text. `sampling`: `stop` (strings that end it), and fields of `Sampling`."""
-        ids = [self.tokenizer.end_of_text, *self.tokenizer.encode(text)]
-        return self._pieces(ids, max_new_tokens, sampling)
+        return self._pieces(self._opening(text), max_new_tokens, sampling)
+
+    def complete_all(self, texts: Sequence[str], *, max_new_tokens: int, **sampling: Any) -> list[str]:
+        """Continuations of several texts, made together; arguments as of `complete`."""
+        stop = sampling.pop("stop", ())
+        prompts = [self._opening(text)[-(self.model.context_length - 1) :] for text in texts]
+        made = generate(
+            self.model, prompts, max_new_tokens=max_new_tokens, stop_ids=self._stop_ids, **sampling
+        )  # fmt: skip
+        return ["".join(until(iter([self.tokenizer.decode(ids)]), stop)) for ids in made]
 
     def answer(self, question: str, *, max_new_tokens: int, **sampling: Any) -> Iterator[str]:
         """Pieces of the model's turn after the user's."""
-        return self._pieces(self.tokenizer.prompt_ids(question), max_new_tokens, sampling)
+        return self.converse([("user", question)], max_new_tokens=max_new_tokens, **sampling)
+
+    def converse(self, messages: Sequence[tuple[str, str]], *, max_new_tokens: int, **sampling: Any) -> Iterator[str]:
+        """Pieces of the model's turn after all turns so far, given as (role, text).
+
+        The oldest turns are forgotten when the context is too short for them and a quarter of it for the answer; a last
+        turn that is too long by itself loses its beginning.
+        """
+        room = self.model.context_length - max(1, min(max_new_tokens, self.model.context_length // 4))
+        kept = list(messages)
+        ids = self.tokenizer.conversation_ids(kept)
+        while len(ids) > room and len(kept) > 1:
+            kept = kept[1:] if kept[1][0] != "assistant" else kept[2:] or kept[1:]
+            ids = self.tokenizer.conversation_ids(kept)
+        if len(ids) > room:
+            ids = ids[:2] + ids[len(ids) - room + 2 :]
+        return self._pieces(ids, max_new_tokens, sampling)
 
     @torch.inference_mode()
     def score(self, text: str) -> dict[str, Any]:
@@ -60,10 +84,16 @@ class Speaker:
 
     def _pieces(self, ids: list[int], max_new_tokens: int, sampling: dict[str, Any]) -> Iterator[str]:
         ids = ids[-(self.model.context_length - 1) :]
-        stops = (self.tokenizer.end_of_text, self.tokenizer.turn_end)
         stop = sampling.pop("stop", ())
-        new_ids = stream(self.model, ids, max_new_tokens=max_new_tokens, stop_ids=stops, **sampling)
+        new_ids = stream(self.model, ids, max_new_tokens=max_new_tokens, stop_ids=self._stop_ids, **sampling)
         return until(text_pieces(self.tokenizer, new_ids), stop)
+
+    def _opening(self, text: str) -> list[int]:
+        return [self.tokenizer.end_of_text, *self.tokenizer.encode(text)]
+
+    @property
+    def _stop_ids(self) -> tuple[int, int]:
+        return self.tokenizer.end_of_text, self.tokenizer.turn_end
 
 
 def text_pieces(tokenizer: TextTokenizer, ids: Iterator[int]) -> Iterator[str]:

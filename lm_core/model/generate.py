@@ -6,6 +6,7 @@ row is what it would be alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,25 @@ class Sampling:
     min_p: float | None = None
     repetition_penalty: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no sampling can mean.
+
+        Raises:
+            UserError: naming the field.
+        """
+        bounds = {
+            "temperature": self.temperature >= 0,
+            "top_k": self.top_k is None or self.top_k >= 1,
+            "top_p": self.top_p is None or 0 < self.top_p <= 1,
+            "min_p": self.min_p is None or 0 <= self.min_p <= 1,
+            "repetition_penalty": 0 < self.repetition_penalty < math.inf,
+            "seed": 0 <= self.seed < 2**63,
+        }
+        for name, holds in bounds.items():
+            if not holds:
+                raise UserError(f"{name}={getattr(self, name)} is out of bounds: temperature >= 0, top_k >= 1, "
+                                "0 < top_p <= 1, 0 <= min_p <= 1, repetition_penalty > 0, seed >= 0")  # fmt: skip
 
 
 def generate(
@@ -93,6 +113,8 @@ def _steps(
         raise UserError("a prompt is empty; begin it with the tokenizer's end_of_text")
     if max(lengths) >= model.context_length:
         raise UserError(f"the prompt has {max(lengths)} tokens; the model's context holds {model.context_length}")
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens={max_new_tokens} must be at least 1")
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(sampling.seed)
     budget = min(max_new_tokens, model.context_length - max(lengths))
