@@ -65,7 +65,8 @@ def _default_threads() -> int:
 
 
 def _default_processes() -> int:
-    return int(_number("MILLRACE_PROCESSES") or 1)
+    number = _number("MILLRACE_PROCESSES")
+    return 1 if number is None else int(number)
 
 
 def _default_strategy() -> str:
@@ -114,6 +115,10 @@ class Runtime:
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise UserError(f"strategy={self.strategy} is not known; it is one of {', '.join(STRATEGIES)}")
+        if self.num_processes < 1:
+            raise UserError(f"num_processes={self.num_processes} (MILLRACE_PROCESSES, --processes) must be at least 1")
+        if self.num_processes == 1 and self.strategy != STRATEGIES[0]:
+            raise UserError(f"strategy={self.strategy} has no effect with one process; give --processes, too")
 
     @property
     def artifacts(self) -> Path:

@@ -48,3 +48,23 @@ def test_other_conditions_are_refused_with_the_way_out(tmp_path):
     with pytest.raises(UserError, match=r"num_threads=1.*num_threads=2.*remove") as error:
         Checkpointer(tmp_path, {"num_threads": 2}).newest()
     assert "\n" not in str(error.value)
+
+
+def test_anchors_stay_when_checkpoints_have_gone_on(tmp_path):
+    checkpoints = Checkpointer(tmp_path, {})
+    for step in range(1, 8):
+        checkpoints.save(state(step), anchor=step in (1, 2, 3, 6))
+    checkpoints.wait()
+    assert checkpoints.newest().step == 7
+    assert [path.name for path in sorted(tmp_path.glob("anchor-*"))] == ["anchor-00000003", "anchor-00000006"]
+    assert checkpoints.anchor(7).step == 6
+    assert checkpoints.anchor(5).step == 3  # one that is still ahead is not gone back to
+    assert checkpoints.anchor(2) is None
+
+
+def test_another_world_goes_on_though_its_threads_differ(tmp_path):
+    saved(tmp_path, 1, num_threads=2, precision="fp32")
+    other = Checkpointer(tmp_path, {"num_threads": 1, "precision": "fp32"}, "2 processes, ddp").newest()
+    assert (other.step, other.world) == (1, "1 process")
+    with pytest.raises(UserError, match="precision"):
+        Checkpointer(tmp_path, {"num_threads": 1, "precision": "bf16"}, "2 processes, ddp").newest()

@@ -5,33 +5,14 @@ import json
 import pytest
 import torch
 
-from lm_core.model.build import build_model
-from lm_core.training.config import ModelConfig, OptimizationConfig
-from lm_core.training.loop import Batch, train
+from lm_core.errors import UserError
+from lm_core.training.averages import averaging_moments
+from lm_core.training.config import OptimizationConfig
+from lm_core.training.loop import MAX_ROLLBACKS, MAX_SKIPPED_IN_A_ROW, Batch
 from lm_core.training.schedule import learning_rate_fraction
-from tests.training.corpus_files import new_build
+from tests.training.tiny_runs import batch_at, config, fit
 
-MODEL = ModelConfig(num_layers=2, d_model=32, num_heads=2, num_kv_heads=2, d_ff=64, init="normal")
 RATES = {"sgd": 0.3, "rmsprop": 3e-3, "adam": 1e-2, "adamw": 1e-2, "muon": 1e-2}
-
-
-def batch_at(step: int) -> Batch:
-    tokens = torch.randint(0, 40, (8, 17), generator=torch.Generator().manual_seed(0))
-    return Batch(tokens[:, :-1], tokens[:, 1:])
-
-
-def config(**changes) -> OptimizationConfig:
-    return OptimizationConfig(**{"batch_tokens": 128, "micro_batch_tokens": 128, **changes})
-
-
-def fit(tmp_path, name="run", *, num_steps=40, evaluate=None, num_evaluations=1, **changes):
-    model = build_model(MODEL, vocab_size=40, context_length=16, seed=0)
-    build = new_build(tmp_path, name)
-    settings = config(**changes)
-    statistics = train(
-        model, batch_at, settings, num_steps=num_steps, build=build, evaluate=evaluate, num_evaluations=num_evaluations
-    )
-    return model, statistics, build
 
 
 @pytest.mark.parametrize("optimizer", list(RATES))
@@ -70,11 +51,82 @@ def test_early_stopping_keeps_the_best_weights(tmp_path):
     assert all(torch.equal(seen[1][name], tensor) for name, tensor in model.state_dict().items())
 
 
+def test_the_mean_of_the_last_moments_is_what_a_run_leaves(tmp_path):
+    seen = {}
+
+    def watch(model):
+        model.blocks()[0].register_forward_pre_hook(
+            lambda *_: seen.__setitem__(len(seen), {n: t.clone() for n, t in model.state_dict().items()})
+        )
+
+    model, _, _ = fit(tmp_path, before=watch, average_checkpoints=4, average_fraction=0.5)
+    last, _, _ = fit(tmp_path, "last")
+    moments = averaging_moments(config(average_checkpoints=4, average_fraction=0.5), 40)
+    assert moments == {25, 30, 35, 40}
+    # What step 26 begins with is what step 25 has led to; the last moment has no step after it.
+    for name, tensor in model.state_dict().items():
+        parts = [seen[25][name], seen[30][name], seen[35][name], last.state_dict()[name]]
+        torch.testing.assert_close(tensor, torch.stack(parts).mean(0), atol=1e-6, rtol=1e-5)
+
+
+class Spoilt:
+    """Batches at which, at some steps, weights are made infinite: what one wild update does."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps = set(steps)
+
+    def watch(self, model) -> None:
+        self.model = model
+
+    def __call__(self, step: int) -> Batch:
+        if step in self.steps:
+            self.model.blocks()[0].mlp.up_proj.weight.data[0] = torch.inf
+        return batch_at(step)
+
+
+def test_spoilt_weights_are_replaced_by_those_of_the_last_anchor(tmp_path):
+    spoilt = Spoilt(70)
+    _, statistics, build = fit(tmp_path, num_steps=120, batches=spoilt, before=spoilt.watch)
+    lines = [json.loads(line) for line in (build.folder / "journal.jsonl").read_text().splitlines()]
+    assert [line["rolled_back_to_step"] for line in lines if "rolled_back_to_step" in line] == [50]
+    assert statistics["rollbacks"] == 1
+    assert statistics["skipped_steps"] == MAX_SKIPPED_IN_A_ROW
+    assert statistics["num_steps"] == 120
+    losses = {line["step"]: line["train_loss"] for line in lines if "train_loss" in line}
+    assert losses[70 + MAX_SKIPPED_IN_A_ROW] is None
+    assert losses[71 + MAX_SKIPPED_IN_A_ROW] == pytest.approx(losses[51], rel=0.2)  # where the anchor stood
+    assert losses[120] < losses[51]
+
+
+def test_going_back_has_an_end(tmp_path):
+    spoilt = Spoilt(*range(60, 120))
+    with pytest.raises(UserError, match=rf"going back {MAX_ROLLBACKS} times.*optimization\.learning_rate"):
+        fit(tmp_path, num_steps=120, batches=spoilt, before=spoilt.watch)
+
+
+def test_one_bad_batch_is_left_out(tmp_path):
+    def hook(model):
+        calls = []
+
+        def once(_, inputs):
+            calls.append(1)
+            return (inputs[0] * torch.nan, *inputs[1:]) if len(calls) == 20 else None
+
+        model.blocks()[0].register_forward_pre_hook(once)
+
+    _, statistics, _ = fit(tmp_path, before=hook)
+    assert (statistics["skipped_steps"], statistics["rollbacks"]) == (1, 0)
+    assert statistics["train_loss"] < 3.5
+
+
 def test_journal_has_a_line_for_every_step(tmp_path):
     _, statistics, build = fit(tmp_path, num_steps=5, evaluate=lambda model: {"val_loss": 1.0})
     lines = [json.loads(line) for line in (build.folder / "journal.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 5]
-    assert {"time", "train_loss", "learning_rate", "gradient_norm", "tokens_per_second"} <= lines[0].keys()
+    assert [line["step"] for line in lines] == [0, 1, 2, 3, 4, 5, 5]
+    assert {"forecast_seconds", "forecast_memory_bytes", "forecast_disk_bytes", "cost_assumptions"} <= lines[0].keys()
+    live = {"train_loss", "learning_rate", "gradient_norm", "tokens", "tokens_per_second", "mfu", "seconds_left"}
+    assert live | {"time", "energy_kwh", "cost_usd"} <= lines[1].keys()
+    assert lines[5]["seconds_left"] == 0
     assert statistics["val_loss"] == lines[-1]["val_loss"] == 1.0
     assert statistics["mfu"] > 0
 
@@ -95,7 +147,8 @@ def test_schedules(schedule, middle, last):
 @pytest.mark.parametrize(
     "changes",
     [{"optimizer": "adamw", "muon_learning_rate": 0.1}, {"optimizer": "adamw", "momentum": 0.5},
-     {"schedule": "cosine", "decay_fraction": 0.5}, {"micro_batch_tokens": 8192}],
+     {"schedule": "cosine", "decay_fraction": 0.5}, {"average_fraction": 0.5},
+     {"ema_decay": 0.9, "average_checkpoints": 2}, {"micro_batch_tokens": 8192}],
 )  # fmt: skip
 def test_a_setting_without_effect_is_refused(changes):
     with pytest.raises(ValueError, match=r"has no effect|must not exceed"):
