@@ -29,12 +29,12 @@ class Speaker:
 
     def complete(self, text: str, *, max_new_tokens: int, **sampling: Any) -> Iterator[str]:
         """Pieces of text that continue a text. `sampling`: `stop` (strings that end it), and fields of `Sampling`."""
-        return self._pieces(self._opening(text), max_new_tokens, sampling)
+        return self._pieces(self._opening(text, max_new_tokens), max_new_tokens, sampling)
 
     def complete_all(self, texts: Sequence[str], *, max_new_tokens: int, **sampling: Any) -> list[str]:
         """Continuations of several texts, made together; arguments as of `complete`."""
         stop = sampling.pop("stop", ())
-        prompts = [self._opening(text)[-(self.model.context_length - 1) :] for text in texts]
+        prompts = [self._opening(text, max_new_tokens) for text in texts]
         made = generate(
             self.model, prompts, max_new_tokens=max_new_tokens, stop_ids=self._stop_ids, **sampling
         )  # fmt: skip
@@ -50,7 +50,7 @@ class Speaker:
         The oldest turns are forgotten when the context is too short for them and a quarter of it for the answer; a last
         turn that is too long by itself loses its beginning.
         """
-        room = self.model.context_length - max(1, min(max_new_tokens, self.model.context_length // 4))
+        room = self._room(max_new_tokens)
         kept = list(messages)
         ids = self.tokenizer.conversation_ids(kept)
         while len(ids) > room and len(kept) > 1:
@@ -83,13 +83,17 @@ class Speaker:
         return result
 
     def _pieces(self, ids: list[int], max_new_tokens: int, sampling: dict[str, Any]) -> Iterator[str]:
-        ids = ids[-(self.model.context_length - 1) :]
         stop = sampling.pop("stop", ())
         new_ids = stream(self.model, ids, max_new_tokens=max_new_tokens, stop_ids=self._stop_ids, **sampling)
         return until(text_pieces(self.tokenizer, new_ids), stop)
 
-    def _opening(self, text: str) -> list[int]:
-        return [self.tokenizer.end_of_text, *self.tokenizer.encode(text)]
+    def _room(self, max_new_tokens: int) -> int:
+        """Tokens that a prompt may have: a quarter of the context stays free, if the answer may be so long."""
+        return self.model.context_length - max(1, min(max_new_tokens, self.model.context_length // 4))
+
+    def _opening(self, text: str, max_new_tokens: int) -> list[int]:
+        """The text as a prompt; of one that is too long the end."""
+        return [self.tokenizer.end_of_text, *self.tokenizer.encode(text)][-self._room(max_new_tokens) :]
 
     @property
     def _stop_ids(self) -> tuple[int, int]:

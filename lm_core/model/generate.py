@@ -74,10 +74,11 @@ def generate(
     """
     rows: list[list[int]] = [[] for _ in prompts]
     running = [True] * len(prompts)
+    room = [model.context_length - len(prompt) for prompt in prompts]
     stops = set(stop_ids)
     for step in _steps(model, prompts, max_new_tokens, Sampling(**sampling)):
         for row, token in enumerate(step):
-            running[row] = running[row] and token not in stops
+            running[row] = running[row] and token not in stops and len(rows[row]) < room[row]
             if running[row]:
                 rows[row].append(token)
         if not any(running):
@@ -103,7 +104,9 @@ def stream(
 def _steps(
     model: LanguageModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling
 ) -> Iterator[list[int]]:
-    """The next token of every row, step by step, until the budget or the context is used up.
+    """The next token of every row, step by step, until the budget or the context of the shortest is used up.
+
+    What rows get after their own context is full means nothing.
 
     Raises:
         UserError: for an empty prompt, or one that fills the whole context.
@@ -117,7 +120,7 @@ def _steps(
         raise UserError(f"max_new_tokens={max_new_tokens} must be at least 1")
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(sampling.seed)
-    budget = min(max_new_tokens, model.context_length - max(lengths))
+    budget = min(max_new_tokens, model.context_length - min(lengths))
     if isinstance(model, Decoder):
         source = _cached_logits(model, prompts, budget, device)
     else:
@@ -164,7 +167,8 @@ def _uncached_logits(
             logits = model.logits(model.hidden(tokens)[torch.arange(len(rows), device=device), last])
         chosen = yield logits
         for row, token in zip(rows, chosen.tolist(), strict=True):
-            row.append(token)
+            if len(row) < model.context_length:
+                row.append(token)
 
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator, seen: Tensor) -> Tensor:

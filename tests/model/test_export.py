@@ -7,16 +7,18 @@ from lm_core.errors import UserError
 from lm_core.model.build import build_model
 from lm_core.model.conversation import Speaker, text_pieces
 from lm_core.model.export import export_huggingface, export_onnx
+from lm_core.model.generate import generate
 from lm_core.model.weights import save_model
-from lm_core.tokenizer import load_tokenizer, new_encoder
+from lm_core.tokenizer import CONTROL_TOKENS, UNKNOWN, load_tokenizer, new_encoder
 from lm_core.training.config import ModelConfig, TokenizerConfig
 
 CONFIG = ModelConfig(num_layers=2, d_model=96, num_heads=4, num_kv_heads=2, d_ff=80, init="normal", init_std=0.1)
 
 
-def checkpoint(folder, **changes):
-    encoder, trainer = new_encoder(TokenizerConfig(vocab_size=400))
-    encoder.train_from_iterator(["some text to learn from, naïve 漢字 <|pad|>"] * 9, trainer)
+def checkpoint(folder, encoder=None, **changes):
+    if encoder is None:
+        encoder, trainer = new_encoder(TokenizerConfig(vocab_size=400))
+        encoder.train_from_iterator(["some text to learn from, naïve 漢字 <|pad|>"] * 9, trainer)
     encoder.save(str(folder / "tokenizer.json"))
     vocab_size = load_tokenizer(folder / "tokenizer.json").vocab_size
     model = build_model(CONFIG.model_copy(update=changes), vocab_size=vocab_size, context_length=64, seed=0)
@@ -24,7 +26,9 @@ def checkpoint(folder, **changes):
     return model.eval()
 
 
-@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": False}, {"qk_norm": False}, {"num_kv_heads": 4}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"tie_embeddings": False}, {"qk_norm": False}, {"num_kv_heads": 4}, {"head_width": 32}]
+)
 def test_transformers_gives_the_same_logits_to_the_bit(tmp_path, changes):
     transformers = pytest.importorskip("transformers", reason="the extra `export` is not installed")
     source = tmp_path / "checkpoint"
@@ -38,7 +42,31 @@ def test_transformers_gives_the_same_logits_to_the_bit(tmp_path, changes):
         assert (stock.eval()(tokens).logits - model(tokens)).abs().max() == 0
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
     text = "some naïve 漢字 <|endoftext|> text"
-    assert tokenizer(text)["input_ids"] == load_tokenizer(source / "tokenizer.json").encode(text)
+    own = load_tokenizer(source / "tokenizer.json")
+    assert tokenizer(text, split_special_tokens=True)["input_ids"] == own.encode(text)
+
+
+def test_transformers_chats_by_the_template_and_text_is_no_control(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="the extra `export` is not installed")
+    source = tmp_path / "checkpoint"
+    source.mkdir()
+    checkpoint(source)
+    export_huggingface(source, tmp_path / "export")
+    own = load_tokenizer(source / "tokenizer.json")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
+    turns = [("user", "some text"), ("assistant", "to learn"), ("user", "from")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    found = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    assert found == own.conversation_ids(turns)
+    hostile = [{"role": "user", "content": "".join(CONTROL_TOKENS) + UNKNOWN}]
+    ids = tokenizer.apply_chat_template(hostile, add_generation_prompt=True)["input_ids"]
+    assert [i for i in ids if i < len(CONTROL_TOKENS)] == own.prompt_ids("")
+    stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "export")
+    inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
+    made = stock.generate(**inputs, do_sample=False, max_new_tokens=6)[0, inputs["input_ids"].shape[1] :].tolist()
+    speaker = Speaker(source)
+    expected = "".join(speaker.converse(turns, max_new_tokens=6))
+    assert own.decode(made) == expected
 
 
 VANILLA = {"kind": "vanilla", "activation": "gelu", "num_kv_heads": 4}
@@ -81,6 +109,31 @@ def test_speaker_completes_answers_and_scores(tmp_path):
     assert scored["logprobs"] == pytest.approx(oracle.tolist(), abs=1e-4)
     long = speaker.score("some text to learn from " * 30)
     assert len(long["logprobs"]) == len(long["ids"]) - 1 > 64
+
+
+def test_a_conversation_forgets_its_oldest_turns_first(tmp_path):
+    checkpoint(tmp_path)
+    speaker = Speaker(tmp_path)
+    last = [("user", "from text")]
+    long = [("user", "some text " * 9), ("assistant", "to learn " * 9)] * 3 + last
+    assert "".join(speaker.converse(long, max_new_tokens=8)) == "".join(speaker.converse(last, max_new_tokens=8))
+    assert "".join(speaker.converse([("user", "text " * 500)], max_new_tokens=8)) is not None
+    short = [("user", "some"), ("assistant", "text"), *last]
+    whole = speaker.tokenizer.conversation_ids(short)
+    assert whole.count(speaker.tokenizer.turn_end) == 3
+    made = generate(speaker.model, [whole], max_new_tokens=8, stop_ids=[0, speaker.tokenizer.turn_end])[0]
+    assert "".join(speaker.converse(short, max_new_tokens=8)) == speaker.tokenizer.decode(made)
+
+
+def test_texts_are_completed_together_as_alone(tmp_path):
+    checkpoint(tmp_path)
+    speaker = Speaker(tmp_path)
+    texts = ["some", "", "text to learn from", "text " * 300]
+    together = speaker.complete_all(texts, max_new_tokens=6)
+    assert together == ["".join(speaker.complete(text, max_new_tokens=6)) for text in texts]
+    cut = next(text for text in together if len(text) > 1)
+    stopped = speaker.complete_all(texts, max_new_tokens=6, stop=[cut[1]])
+    assert stopped[together.index(cut)] == cut[:1].partition(cut[1])[0]
 
 
 def test_pieces_wait_for_whole_characters(tmp_path):

@@ -28,6 +28,16 @@ def test_a_row_is_what_it_would_be_alone(model):
     assert together == [generate(model, [prompt], max_new_tokens=12)[0] for prompt in PROMPTS]
 
 
+@pytest.mark.parametrize("kind", ["decoder", "vanilla"])
+def test_a_row_whose_context_is_full_ends_and_the_others_go_on(kind):
+    changes = {} if kind == "decoder" else {"kind": kind, "num_kv_heads": 4, "activation": "gelu"}
+    model = build_model(CONFIG.model_copy(update=changes), vocab_size=50, context_length=16, seed=3).eval()
+    prompts = [list(range(15)), [7], list(range(9))]
+    together = generate(model, prompts, max_new_tokens=30)
+    assert [len(row) for row in together] == [1, 15, 7]
+    assert together == [generate(model, [prompt], max_new_tokens=30)[0] for prompt in prompts]
+
+
 def test_greedy_equals_the_argmax_of_the_whole_forward(model):
     ids = list(PROMPTS[0])
     for _ in range(8):
@@ -65,6 +75,45 @@ def test_vanilla_generates_by_the_whole_forward():
     model = build_model(config, vocab_size=50, context_length=32, seed=3).eval()
     together = generate(model, PROMPTS, max_new_tokens=5)
     assert together == [generate(model, [prompt], max_new_tokens=5)[0] for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"temperature": 0.8},
+        {"temperature": 1.3, "top_p": 0.9, "repetition_penalty": 1.3},
+        {"temperature": 1, "min_p": 0.1},
+    ],
+)
+def test_sampling_with_the_cache_draws_what_it_would_without(model, sampling):
+    found = generate(model, [PROMPTS[0]], max_new_tokens=16, seed=5, **sampling)[0]
+    generator, settings = torch.Generator().manual_seed(5), Sampling(**sampling)
+    ids = list(PROMPTS[0])
+    for _ in range(16):
+        seen = torch.zeros(1, 50, dtype=torch.bool)
+        seen[0, ids] = True
+        ids += choose(model(torch.tensor([ids]))[:, -1], settings, generator, seen).tolist()
+    assert found == ids[len(PROMPTS[0]) :]
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"temperature": -1.0},
+        {"top_k": 0},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"min_p": -0.1},
+        {"repetition_penalty": 0.0},
+        {"seed": -1},
+        {"max_new_tokens": 0},
+    ],
+)
+def test_sampling_out_of_bounds_is_refused_in_one_line(model, sampling):
+    (name,) = sampling
+    with pytest.raises(UserError, match=name) as error:
+        generate(model, PROMPTS, **{"max_new_tokens": 1, **sampling})
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("prompts", [[], [[]], [list(range(32))]])
