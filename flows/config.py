@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from lm_core.config import Config
+from lm_core.config import Config, Incidental
 from lm_core.corpus.config import CleanConfig, CollectConfig, DecontaminateConfig, DeduplicateConfig, source_of
 from lm_core.corpus.ledger_config import ValidateConfig
 from lm_core.downstream.config import EvaluateConfig, EvaluateTaskConfig, FinetuneConfig, PrepareConfig
@@ -36,6 +36,20 @@ class RegistryConfig(Config):
     )
 
 
+class DeclaredTasksConfig(Config):
+    """Declared downstream tasks (`millrace tasks`) that fan out from the base, beside those made from the corpus."""
+
+    data: str = Incidental("", description="Folder with the data of declared tasks, or hub; empty: none are tried.")
+    tasks: tuple[str, ...] = Field((), description="Their names; none: every task whose data lie in the folder.")
+    tasks_file: str = Incidental("", description="TOML file that declares tasks of your own.")
+
+    @model_validator(mode="after")
+    def _tasks_have_data(self) -> DeclaredTasksConfig:
+        if (self.tasks or self.tasks_file) and not self.data:
+            raise ValueError("tasks and tasks_file have no effect without data, the folder of the tasks' files")
+        return self
+
+
 class PipelineConfig(Config):
     """Everything that decides what a run produces, section by stage."""
 
@@ -53,6 +67,9 @@ class PipelineConfig(Config):
     finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, description="Fine-tuning, for each task alike.")
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Language-model evaluation.")
     evaluate_task: EvaluateTaskConfig = Field(default_factory=EvaluateTaskConfig, description="Downstream evaluation.")
+    declared: DeclaredTasksConfig = Field(
+        default_factory=DeclaredTasksConfig, description="Declared downstream tasks that the base is tried on too."
+    )
     registry: RegistryConfig = Field(default_factory=RegistryConfig, description="Registration and promotion.")
 
 

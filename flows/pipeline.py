@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,6 +17,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
 from flows.config import PipelineConfig
+from flows.downstream_wiring import TaskScores, fan_out
 from flows.presets import laptop
 from flows.scorecard import as_markdown, headline_metrics, score_card
 from flows.wiring import Products, Until, UntilReached, corpus_to_model, evaluate_task
@@ -102,7 +103,9 @@ def _run(config: PipelineConfig, until: Until) -> dict[str, Any]:
     try:
         with PeakMemory(lambda: managed_pids(runtime.workspace)) as memory, contextlib.suppress(UntilReached):
             products = corpus_to_model(config, runner)
-            registered, alias = _release(config, runner, products)
+            declared = fan_out(config, runner, products.base)
+            if until.stage is None:
+                registered, alias = _release(config, runner, products, declared)
         seconds, peak_rss_mb = time.monotonic() - started, memory.peak_bytes // 1_000_000
         card = score_card(runner, registered, alias, seconds, peak_rss_mb, config.registry.model_name)
         create_markdown_artifact(as_markdown(card), key="score-card", description=f"what {flow_run.name} came to")
@@ -119,12 +122,17 @@ def _run(config: PipelineConfig, until: Until) -> dict[str, Any]:
 
 
 def _release(
-    config: PipelineConfig, runner: StageRunner, products: Products
+    config: PipelineConfig, runner: StageRunner, products: Products, declared: Mapping[str, TaskScores]
 ) -> tuple[dict[str, Registered], str | None]:
     """Register all models, then let the gate decide on the new version."""
     name = config.registry.model_name
     models = {name: (products.base, products.evaluation)}
     models |= {f"{name}-{task}": (made.finetuned, made.evaluation) for task, made in products.tasks.items()}
+    models |= {
+        f"{name}-{task}": (made.finetuned, made.evaluation)
+        for task, made in declared.items()
+        if made.finetuned is not None
+    }
 
     def measure_champion(champion: Checkpoint) -> Evaluation:
         return runner(
@@ -138,6 +146,10 @@ def _release(
 
     def measure_champion_on(model: str, champion: Checkpoint) -> Evaluation | None:
         task = model.removeprefix(f"{name}-")
+        if task in declared:
+            made = declared[task]
+            comparable = labels_of(champion) == labels_of(models[model][0])
+            return made.again(champion) if made.again and comparable else None
         ours = products.tasks[task]
         if labels_of(champion) != labels_of(ours.finetuned):
             return None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.config import PipelineConfig
+from flows.downstream_wiring import fan_out
 from flows.wiring import Until, UntilReached, corpus_to_model
 from lm_core.artifact import Artifact, ArtifactT
 from lm_core.config import Config, identity_of
@@ -110,7 +111,7 @@ def make_plan(config: PipelineConfig, runtime: Runtime, until: str | None = None
     """
     planner = Planner(runtime, Until(until))
     with contextlib.suppress(UntilReached):
-        corpus_to_model(config, planner)
+        fan_out(config, planner, corpus_to_model(config, planner).base)
     return planner.stages
 
 

@@ -42,7 +42,7 @@ def score_card(
         "downstream": {
             artifact.statistics["task"]: dict(artifact.statistics)
             for label, artifact in made.items()
-            if artifact.stage == "evaluate_task" and not label.startswith("evaluate champion")
+            if "score" in artifact.statistics and not label.startswith("evaluate champion")
         },
         "registered": {key: item.version for key, item in registered.items()},
         "stages": [

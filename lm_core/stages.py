@@ -35,7 +35,7 @@ CLEAN = Stage(
 )
 DEDUPLICATE = Stage(
     name="deduplicate",
-    version=2,
+    version=3,
     output=Decisions,
     function="lm_core.corpus.deduplicate:deduplicate",
     inputs={"corpus": Corpus, "cleaning": Decisions},
@@ -130,7 +130,7 @@ EVALUATE = Stage(
 )
 EVALUATE_TASK = Stage(
     name="evaluate_task",
-    version=2,
+    version=3,
     output=Evaluation,
     function="lm_core.evaluation.downstream:evaluate_task",
     inputs={
@@ -170,7 +170,7 @@ ABLATE = Stage(
 )
 CHOOSE = Stage(
     name="choose",
-    version=1,
+    version=2,
     output=Evaluation,
     function="lm_core.evaluation.zero_shot:evaluate_choice",
     external="lm_core.downstream.read_task:source_digests",
@@ -178,7 +178,7 @@ CHOOSE = Stage(
 )
 PROBE_BIAS = Stage(
     name="probe_bias",
-    version=1,
+    version=2,
     output=Evaluation,
     function="lm_core.evaluation.bias:evaluate_bias",
     external="lm_core.downstream.read_task:source_digests",

@@ -20,18 +20,24 @@ from flows.commands.arguments import (
 
 
 def add(command: AddCommand) -> None:
-    """`tasks`, `finetune`, `evaluate`."""
+    """`tasks`, `finetune`, `evaluate`, `ablate`."""
     command("tasks", "list the downstream tasks, their data and metrics", _tasks, add_data)
-    finetune = command("finetune", "fine-tune a model for one task, score and register it", _finetune, add_data,
+    finetune = command("finetune", "fine-tune a model for a task, score and register it", _finetune, add_data,
                        add_size, add_ports)  # fmt: skip
-    finetune.add_argument("task", metavar="TASK", help="a task that `millrace tasks` lists")
+    finetune.add_argument("tasks", metavar="TASK", nargs="+",
+                          help="a task that `millrace tasks` lists; several: one model learns them all")  # fmt: skip
     finetune.add_argument("--base", default=DEFAULT_MODEL, metavar="MODEL", dest="model",
                           help=f"{MODEL_HELP} (default: the champion of {DEFAULT_MODEL})")  # fmt: skip
     finetune.add_argument("--name", metavar="NAME", help="register as NAME-TASK (default: the name of the base)")
-    evaluate = command("evaluate", "fine-tune a model for tasks and score them; registers nothing", _evaluate,
+    evaluate = command("evaluate", "fine-tune a model for tasks, score and register each", _evaluate,
                        add_model_argument, add_data, add_size, add_ports)  # fmt: skip
     evaluate.add_argument("tasks", metavar="TASK", nargs="*", help="tasks that `millrace tasks` lists")
     evaluate.add_argument("--all", action="store_true", help="every task whose data are there")
+    ablate = command("ablate", "what each part of the generalisation toolbox is worth on few examples of a task",
+                     _ablate, add_data, add_size, add_ports)  # fmt: skip
+    ablate.add_argument("tasks", metavar="TASK", nargs="+", help="a task that `millrace tasks` lists")
+    ablate.add_argument("--base", default=DEFAULT_MODEL, metavar="MODEL", dest="model",
+                        help=f"{MODEL_HELP} (default: the champion of {DEFAULT_MODEL})")  # fmt: skip
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +51,9 @@ def add_size(parser: argparse.ArgumentParser) -> None:
     """How much is done."""
     parser.add_argument("--size", choices=("full", "smoke"), default="full",
                         help="smoke: a few items and steps of each, to see that it runs (default: full)")  # fmt: skip
+    parser.add_argument("--smoke", dest="size", action="store_const", const="smoke", help="the same as --size smoke")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE",
+                        help="a setting of fine-tuning, finetune.strategy=lora say; as often as you like")  # fmt: skip
 
 
 def _tasks(options: Options) -> dict[str, Any]:
@@ -64,9 +73,20 @@ def _tasks(options: Options) -> dict[str, Any]:
 def _finetune(options: Options) -> dict[str, Any]:
     from lm_core.downstream.tasks.registry import find_tasks
 
-    tasks = find_tasks([options.task], options.tasks_file)
+    tasks = find_tasks(options.tasks, options.tasks_file)
     name = options.name or model_and_version(options)[0]
-    return _run(options, tasks, register_as=name)
+    return _run(options, tasks, register_as=name, mixed=len(tasks) > 1)
+
+
+def _ablate(options: Options) -> dict[str, Any]:
+    from lm_core.downstream.tasks.registry import find_tasks
+    from lm_core.errors import UserError
+
+    tasks = find_tasks(options.tasks, options.tasks_file)
+    for task in tasks:
+        if task.kind not in ("label", "answer", "text"):
+            raise UserError(f"{task.name} is of the kind {task.kind}, which is not fine-tuned in variants")
+    return _run(options, tasks, ablation=True)
 
 
 def _evaluate(options: Options) -> dict[str, Any]:
@@ -77,14 +97,15 @@ def _evaluate(options: Options) -> dict[str, Any]:
     if options.all == bool(options.tasks):
         raise UserError("name tasks, or say --all; `millrace tasks` lists them")
     _check_data(options)
+    name = model_and_version(options)[0]
     if not options.all:
-        return _run(options, find_tasks(options.tasks, options.tasks_file))
+        return _run(options, find_tasks(options.tasks, options.tasks_file), register_as=name)
     every = declared_tasks(options.tasks_file)
     missing = {name: files[0] for name, task in every.items() if (files := missing_files(task, options.data))}
     tasks = [task for name, task in every.items() if name not in missing]
     if not tasks:
         raise UserError(f"{options.data} holds the data of no task; `millrace tasks --data DIR` says what is missing")
-    card = _run(options, tasks, skip_what_fails=True)
+    card = _run(options, tasks, register_as=name, skip_what_fails=True)
     card["left_out"] |= {name: f"misses {file}" for name, file in missing.items()}
     return card
 
@@ -98,11 +119,16 @@ def _check_data(options: Options) -> None:
         raise UserError(f"--data {options.data}: there is no such folder")
 
 
-def _run(options: Options, tasks: list[Any], *, register_as: str = "", skip_what_fails: bool = False) -> dict[str, Any]:
+def _run(
+    options: Options, tasks: list[Any], *, ablation: bool = False, register_as: str = "", **how: bool
+) -> dict[str, Any]:
     _check_data(options)
     found = use_servers(options, ("prefect", "mlflow"))
-    from flows.downstream import DownstreamConfig, run_downstream
+    from flows.ablation_report import show_ablation
+    from flows.config import load_config
+    from flows.downstream import run_ablation, run_downstream
     from flows.downstream_report import show
+    from flows.downstream_wiring import DownstreamConfig
     from flows.pipeline import display_in_use
     from flows.presets import laptop
     from lm_core.runtime import Runtime
@@ -111,18 +137,20 @@ def _run(options: Options, tasks: list[Any], *, register_as: str = "", skip_what
 
     servers.wait(found["mlflow"], options.workspace)
     version = registry.find_version(*model_and_version(options))
+    settings = load_config(laptop(), settings=options.settings)
     config = DownstreamConfig(
         tasks=tuple(tasks),
         data=options.data if options.data == "hub" else str(Path(options.data).absolute()),
-        finetune=laptop().finetune,
+        finetune=settings.finetune,
         smoke=options.size == "smoke",
-        skip_what_fails=skip_what_fails,
-        register_as=register_as,
+        register_as="" if options.size == "smoke" else register_as,  # a smoke's models are no models
+        **how,
     )
     with Display() as display:
         display.say(f"{version.name} version {version.version}; watch the run at {found['prefect'].address}")
         display_in_use.set(display)
         folder = registry.checkpoint_folder(version, Runtime())
-        card = run_downstream(config=config, base=str(folder), model=f"{version.name} version {version.version}")
-    show(card, display.console)
+        run = run_ablation if ablation else run_downstream
+        card = run(config=config, base=str(folder), model=f"{version.name} version {version.version}")
+    (show_ablation if ablation else show)(card, display.console)
     return dict(card)

@@ -40,6 +40,14 @@ class ReadTaskConfig(Config):
     max_items: int | None = Field(None, ge=4, description="Most items of each split, below what the task declares.")
 
 
+class ReadMixtureConfig(Config):
+    """The data folders of several declared tasks as one set of examples."""
+
+    tasks: tuple[Task, ...] = Field(..., min_length=2, description="The declarations.")
+    data: str = Incidental(..., description="Folder that the files are relative to, or hub.")
+    max_items: int | None = Field(None, ge=4, description="Most items of each split of each task.")
+
+
 class HoldOutConfig(Config):
     """Stage hold_out: the items of the declared downstream tasks that no text for learning may hold."""
 
@@ -157,6 +165,31 @@ class FinetuneConfig(Config):
         return self
 
 
+class PreferConfig(Config):
+    """Direct preference optimisation of a fine-tune, by pairs that stated rules make of a task's items."""
+
+    task: str = Field("preference", min_length=1, description="Name of the downstream task.")
+    beta: float = Field(0.1, gt=0, le=10, description="How dearly drifting from the reference is paid for.")
+    max_pairs: int = Field(2000, ge=1, description="Most pairs learnt from.")
+    max_steps: int = Field(40, ge=1, description="Optimizer steps.")
+    optimization: OptimizationConfig = Field(
+        default=OptimizationConfig(optimizer="adamw", learning_rate=2e-4, warmup_fraction=0.1),
+        description="Optimizer and schedule.",
+    )
+
+
+class EvaluatePreferenceConfig(Config):
+    """Answers of a preference-tuned model against those of its reference, by the stated rules."""
+
+    task: str = Field("preference", min_length=1, description="Name of the downstream task.")
+    max_items: int = Field(300, ge=1, description="Most test prompts answered.")
+    max_new_tokens: int = Field(40, ge=1, description="Longest answer in tokens.")
+    best_of: int = Field(4, ge=2, le=64, description="Samples of the reference of which the rules choose one.")
+    num_resamples: int = Field(2000, ge=100, description="Bootstrap resamples of an interval.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Coverage of the intervals.")
+    seed: int = Field(0, ge=0, description="Seed of sampling and bootstrap.")
+
+
 class EvaluateConfig(Config):
     """Bits per byte of held-out text, beside baselines."""
 
@@ -181,3 +214,7 @@ class EvaluateTaskConfig(Config):
     num_resamples: int = Field(2000, ge=100, description="Bootstrap resamples of an interval.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Coverage of the intervals.")
     seed: int = Field(0, ge=0, description="Seed of the bootstrap.")
+
+
+class AblateConfig(EvaluateTaskConfig):
+    """The ablation table of a task: variants of its fine-tune against the plain one."""

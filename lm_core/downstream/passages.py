@@ -10,6 +10,9 @@ from lm_core.evaluation.metrics import words
 
 _SENTENCES = re.compile(r"[^.!?。！？\n]*[.!?。！？\n]+\s*|[^.!?。！？\n]+$")
 SPEAKERS = {"user": "User", "system": "Agent"}
+# How data sets name the two sides.
+_SIDES = {"usr": "user", "customer": "user", "0": "user", "sys": "system", "assistant": "system", "agent": "system",
+          "1": "system"}  # fmt: skip
 
 
 def sentences(text: str) -> list[str]:
@@ -39,8 +42,10 @@ def focus_on(text: str, question: str, max_chars: int) -> str:
 
 def histories(row: dict[str, Any], max_chars: int) -> Iterator[dict[str, Any]]:
     """For each system turn the turns before it that fit (`history`), and the turn itself (`reply`)."""
-    said = [f"{SPEAKERS.get(who, who)}: {turn}" for who, turn in zip(row["speakers"], row["turns"], strict=True)]
-    for place, speaker in enumerate(row["speakers"]):
+    names = [str(who).casefold() for who in row["speakers"]]
+    speakers = [_SIDES.get(name, name) for name in names]
+    said = [f"{SPEAKERS.get(who, who)}: {turn}" for who, turn in zip(speakers, row["turns"], strict=True)]
+    for place, speaker in enumerate(speakers):
         if speaker != "system" or place == 0:
             continue
         history = said[place - 1]

@@ -16,7 +16,7 @@ from data_contracts.schemas import BAD_ROWS, EXAMPLES, SPLITS
 from lm_core.downstream.config import ReadTaskConfig
 from lm_core.downstream.passages import focus_on, histories, passages
 from lm_core.downstream.prepare import item_id_of
-from lm_core.downstream.rows import Row, file_digests, read_file, read_split
+from lm_core.downstream.rows import HUB, Row, file_digests, read_file, read_hub, read_split, splits_of
 from lm_core.downstream.task import Task, as_text, columns_of, fill
 from lm_core.errors import IntegrityError, UserError
 from lm_core.runtime import Runtime
@@ -56,11 +56,11 @@ def read_task(build: Build, config: ReadTaskConfig) -> Mapping[str, Any]:
         UserError: a template names a column that is not there, a split is empty.
         IntegrityError: more bad rows, or more leaks between splits, than the task allows; it names the first.
     """
-    reader = _Reader(config.task, config.data)
+    reader = TaskReader(config.task, config.data)
     items = reader.read(build)
+    _name_labels(config.task, items, reader)
     leaks = _drop_leaks(items, reader)
     _check_bounds(config.task, reader, items, leaks)
-    _name_labels(config.task, items)
     limits = _limits(config)
     kept = {split: sorted(items[split], key=lambda item: item["item_id"])[: limits[split]] for split in SPLITS}
     rows = [item for split in sorted(SPLITS) for item in kept[split]]
@@ -87,11 +87,12 @@ def _limits(config: ReadTaskConfig) -> dict[str, int]:
     return {split: min(size, cap) if cap else size for split, size in sizes}
 
 
-class _Reader:
+class TaskReader:
     """Turns rows into items, and remembers what it could not turn."""
 
     def __init__(self, task: Task, data: str) -> None:
         self.task, self.data = task, data
+        self.splits = splits_of(task, data)
         self.bad: list[dict[str, Any]] = []
         self.set_aside: Counter[str] = Counter()
         self.rows_of_split: Counter[str] = Counter()
@@ -100,22 +101,23 @@ class _Reader:
     def read(self, build: Build) -> dict[str, list[dict[str, Any]]]:
         """Items of each split, without repeated ones."""
         found: dict[str, dict[str, dict[str, Any]]] = {split: {} for split in SPLITS}
-        for name in self.task.files:
+        for name in self.splits:
             for file, number, row in read_split(self.task, name, self.data):
-                for item in self._items(Place(name, file, number), row):
+                for item in self.items(Place(name, file, number), row):
                     found[item["split"]].setdefault(item["item_id"], item)
                 build.progress(number, None, "rows")
         for split in SPLITS:
             self._add_out_of_scope(split, found[split])
         return {split: list(items.values()) for split, items in found.items()}
 
-    def _items(self, place: Place, row: Row | str) -> Iterator[dict[str, Any]]:
+    def items(self, place: Place, row: Row | str) -> Iterator[dict[str, Any]]:
+        """Items of one row; none when it is bad or not wanted, which is then noted."""
         self.rows_of_split[place.split] += 1
         try:
             if isinstance(row, str):
                 raise BadRow("not_readable", row)
             self._check_columns(row, place.file)
-            if any(as_text(row[column]) not in values for column, values in self.task.keep.items()):
+            if any(as_text(row[column]) not in values for column, values in self._kept(row)):
                 self.set_aside["not wanted by keep"] += 1
                 return
             for part in self._split_row(row):
@@ -128,6 +130,16 @@ class _Reader:
     def _note(self, place: Place, problem: BadRow) -> None:
         self.bad.append({"task": self.task.name, **vars(place), "reason": problem.reason, "detail": str(problem)})
 
+    def _kept(self, row: Row) -> list[tuple[str, tuple[str, ...]]]:
+        """What `keep` asks of a row; a data set of the hub may lack a column that our files have been given."""
+        return [(column, values) for column, values in self.task.keep.items() if self.data != HUB or column in row]
+
+    def note(self, item: Mapping[str, Any], reason: str, detail: str, split: str) -> None:
+        """Remember what is wrong with an item, by the row that it was made from."""
+        place: Place = item["place"]
+        named = {"split": split, "file": place.file, "row": place.row}
+        self.bad.append({"task": self.task.name, **named, "reason": reason, "detail": detail})
+
     def _check_columns(self, row: Row, file: str) -> None:
         """A template that names a missing column is a mistake of the declaration, not of a row."""
         if file in self._checked:
@@ -135,7 +147,7 @@ class _Reader:
         made = {"history", "reply"} if self.task.rows == "dialogue" else set()
         task = self.task
         templates = (task.prompt, task.target, task.group, *task.choices)
-        needed = {name for template in templates for name in columns_of(template)} | set(task.keep)
+        needed = {name for template in templates for name in columns_of(template)} | {c for c, _ in self._kept(row)}
         needed |= {name for name in (task.references, task.focus, task.picture) if name}
         needed |= {"dialogue": {"speakers", "turns"}, "span": {"context", "answers", "answer_starts"}}.get(
             task.rows, set()
@@ -178,7 +190,7 @@ class _Reader:
             self.set_aside["longer than max_target_chars"] += 1
             return None
         group = fill(task.group, row) if task.group else None
-        references = [as_text(part) for part in row[task.references] or []] if task.references else None
+        references = _all_answers(row[task.references]) if task.references else None
         identity = item_id_of(task.name, group or "", f"{prompt}\0{target}")
         return {
             "item_id": identity,
@@ -189,6 +201,7 @@ class _Reader:
             "labels": choices or list(task.labels) or None,
             "references": references,
             "group": as_text(row[task.picture]) if task.picture else group,
+            "place": place,
         }
 
     def _prompt(self, row: Row) -> str:
@@ -205,7 +218,7 @@ class _Reader:
         share = int(hashlib.sha256(f"{self.task.name}\0{group}".encode()).hexdigest()[:8], 16) / 0x1_0000_0000
         if place.split == "all" and share < TEST_SHARE:
             return "test"
-        if place.split in ("all", "train") and "validation" not in self.task.files and share > 1 - VALIDATION_SHARE:
+        if place.split in ("all", "train") and "validation" not in self.splits and share > 1 - VALIDATION_SHARE:
             return "validation"
         return "train" if place.split == "all" else place.split
 
@@ -213,17 +226,33 @@ class _Reader:
         outside = self.task.out_of_scope
         if outside is None or split not in outside.files:
             return
-        texts = []
-        for row in read_file(Path(self.data) / outside.files[split]):
+        texts = {}
+        for place, row in self._outside_rows(split):
             if not isinstance(row, str) and (text := fill(outside.prompt, row)):
-                texts.append(text[: self.task.max_prompt_chars])
+                texts[text[: self.task.max_prompt_chars]] = place
         made = {item_id_of(self.task.name, "", f"{text}\0{outside.label}"): text for text in texts}
         # Not the smallest identifiers: those are the ones a cap on the items keeps.
         for identity in sorted(made, key=lambda name: name[::-1])[: round(outside.share * len(items))]:
             items[identity] = {
                 "item_id": identity, "task": self.task.name, "split": split, "prompt": made[identity],
                 "target": outside.label, "labels": None, "references": None, "group": None,
+                "place": texts[made[identity]],
             }  # fmt: skip
+
+    def _outside_rows(self, split: str) -> Iterator[tuple[Place, Row | str]]:
+        """Rows of the texts that belong to no label."""
+        outside = self.task.out_of_scope
+        assert outside is not None
+        if self.data != HUB:
+            for number, row in enumerate(read_file(Path(self.data) / outside.files[split])):
+                yield Place(split, outside.files[split], number), row
+        elif outside.hub is not None and split in outside.hub.splits:
+            for file, number, row in read_hub(outside.hub, split):
+                yield Place(split, file, number), row
+
+
+def _all_answers(value: Any) -> list[str]:
+    return [as_text(part) for part in (value if isinstance(value, list | tuple) else [value]) if part is not None]
 
 
 def _check_span(row: Row) -> None:
@@ -240,7 +269,7 @@ def _chosen(choices: list[str], number: str) -> str:
     return choices[int(number)]
 
 
-def _drop_leaks(items: dict[str, list[dict[str, Any]]], reader: _Reader) -> int:
+def _drop_leaks(items: dict[str, list[dict[str, Any]]], reader: TaskReader) -> int:
     """Take from training (and from validation) the items whose text is held out; returns the held-out ones leaked."""
     leaked = 0
     for split, held_out in (("train", ("validation", "test")), ("validation", ("test",))):
@@ -251,10 +280,7 @@ def _drop_leaks(items: dict[str, list[dict[str, Any]]], reader: _Reader) -> int:
         for item in items[split]:
             if _text_key(item) in known:
                 detail = f"{item['prompt'] or item['target']}"[:120]
-                reader.bad.append(
-                    {"task": reader.task.name, "split": split, "file": "", "row": -1, "reason": "leaks",
-                     "detail": f"also held out: {detail!r}"}
-                )  # fmt: skip
+                reader.note(item, "leaks", f"also held out: {detail!r}", split)
         items[split] = clean
     return leaked
 
@@ -263,7 +289,7 @@ def _text_key(item: Mapping[str, Any]) -> str:
     return " ".join((item["prompt"] or item["target"]).casefold().split())
 
 
-def _check_bounds(task: Task, reader: _Reader, items: Mapping[str, list[Any]], leaks: int) -> None:
+def _check_bounds(task: Task, reader: TaskReader, items: Mapping[str, list[Any]], leaks: int) -> None:
     for split, total in reader.rows_of_split.items():
         bad = [row for row in reader.bad if row["split"] == split and row["reason"] != "leaks"]
         if len(bad) > task.max_bad_share * total:
@@ -286,18 +312,21 @@ def _check_bounds(task: Task, reader: _Reader, items: Mapping[str, list[Any]], l
             raise UserError(f"task {task.name}: the split {split} is empty; look at its files and at keep")
 
 
-def _name_labels(task: Task, items: Mapping[str, list[dict[str, Any]]]) -> None:
-    """Write the closed set beside every item: as declared, or what training has; with it the answer for none."""
+def _name_labels(task: Task, items: dict[str, list[dict[str, Any]]], reader: TaskReader) -> None:
+    """Write the closed set beside every item: as declared, or what training has; with it the answer for none.
+
+    Held-out items whose label training never shows are bad rows.
+    """
     if task.kind != "label":
         return
     labels = list(task.labels) or sorted({item["target"] for item in items["train"]})
     if task.out_of_scope and task.out_of_scope.label not in labels:
         labels.append(task.out_of_scope.label)
     known = set(labels)
-    for item in (item for split in items.values() for item in split):
-        if item["target"] not in known:
-            raise IntegrityError(
-                f"task {task.name}: item {item['item_id']} of {item['split']} has the label {item['target']!r}, "
-                "which training never shows"
-            )
-        item["labels"] = labels
+    for split, found in items.items():
+        for item in found:
+            item["labels"] = labels
+            if item["target"] not in known:
+                reader.note(item, "label_outside_the_set", f"{item['target']!r}, which training never shows",
+                            item["place"].split)  # fmt: skip
+        items[split] = [item for item in found if item["target"] in known]

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lm_core.downstream.task import Task
+from lm_core.downstream.task import Hub, Task
 from lm_core.errors import UserError
 from lm_core.store import file_sha256
 
 HUB = "hub"
+EVERY_SUBSET = "*"
 Row = dict[str, Any]
 
 
@@ -49,10 +50,16 @@ def file_digests(task: Task, data: str) -> dict[str, str]:
     return {name: file_sha256(Path(data) / name) for name in files_of(task)}
 
 
+def splits_of(task: Task, data: str) -> list[str]:
+    """The splits there are files of, or that the hub has."""
+    return list(task.hub.splits) if data == HUB and task.hub else list(task.files)
+
+
 def read_split(task: Task, split: str, data: str) -> Iterator[tuple[str, int, Row | str]]:
     """Rows of a split as (file, row number, row); in place of a row that cannot be read, the reason."""
     if data == HUB:
-        yield from _read_hub(task, split)
+        assert task.hub is not None
+        yield from read_hub(task.hub, split)
         return
     for name in parts_of(task.files[split]):
         for number, row in enumerate(read_file(Path(data) / name)):
@@ -97,13 +104,60 @@ def _read_csv(path: Path) -> Iterator[Row]:
         yield from csv.DictReader(stream)
 
 
-def _read_hub(task: Task, split: str) -> Iterator[tuple[str, int, Row]]:
-    from datasets import load_dataset
+def read_hub(hub: Hub, split: str) -> Iterator[tuple[str, int, Row]]:
+    """Rows of a split of a data set of the hub, its columns renamed, its class numbers as names.
 
-    assert task.hub is not None
+    Raises:
+        UserError: the data set is out of reach, or has no such split.
+    """
+    from datasets import get_dataset_config_names, load_dataset
+
     try:
-        rows = load_dataset(task.hub.name, task.hub.subset, split=task.hub.splits[split])
+        subsets = get_dataset_config_names(hub.name) if hub.subset == EVERY_SUBSET else [hub.subset]
+        parts = [load_dataset(hub.name, subset, split=hub.splits[split]) for subset in subsets]
     except Exception as error:  # datasets raises many kinds when the hub is out of reach
-        raise UserError(f"the data set {task.hub.name} cannot be loaded: {str(error).splitlines()[0]}") from None
-    for number, row in enumerate(rows):
-        yield task.hub.name, number, {task.hub.rename.get(name, name): value for name, value in row.items()}
+        raise UserError(f"the data set {hub.name} cannot be loaded: {str(error).splitlines()[0]}") from None
+    for rows in parts:
+        names = {column: _class_names(kind) for column, kind in rows.features.items() if _class_names(kind)}
+        for number, row in enumerate(rows):
+            named = {column: _named(value, names.get(column)) for column, value in row.items()}
+            yield hub.name, number, renamed(named, hub)
+
+
+def _class_names(kind: Any) -> list[str] | None:
+    """Names of the classes of a column, or of the entries of a list."""
+    found = getattr(kind, "names", None) or getattr(getattr(kind, "feature", None), "names", None)
+    return list(found) if found else None
+
+
+def _named(value: Any, names: list[str] | None) -> Any:
+    if names is None or value is None:
+        return value
+    if isinstance(value, list):
+        return [_named(part, names) for part in value]
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
+
+
+def renamed(row: Row, hub: Hub) -> Row:
+    """A row under the names of the templates, as `Hub.rename` says."""
+    taken = {path.split(".")[0].split("|")[0] for path in hub.rename}
+    found = {column: value for column, value in row.items() if column not in taken}
+    for path, names in hub.rename.items():
+        place, _, mark = path.partition("|")
+        value: Any = row
+        for part in place.split("."):
+            value = _within(value, part)
+        if mark and isinstance(value, str):
+            value = value.rpartition(mark)[2].strip()
+        found |= dict.fromkeys(parts_of(names), value)
+    for column in hub.joined:
+        if isinstance(found.get(column), list):
+            found[column] = " ".join(map(str, found[column]))
+    return found
+
+
+def _within(value: Any, part: str) -> Any:
+    """A field of a record, or of every record of a list."""
+    if isinstance(value, list):
+        return [_within(entry, part) for entry in value]
+    return value.get(part) if isinstance(value, dict) else None

@@ -58,15 +58,17 @@ class Hub(Config):
     """The same data on the Hugging Face hub, for a machine with a network (`--data hub`)."""
 
     name: str = Field(..., min_length=1, description="Name of the data set, or a local builder such as parquet.")
-    subset: str | None = Field(None, description="Configuration name of the data set.")
+    subset: str | None = Field(None, description="Configuration name of the data set; *: all there are.")
     splits: Mapping[str, str] = Field(
         default={"train": "train", "validation": "validation", "test": "test"},
         description="Our split (or all) to the split of the hub.",
     )
     rename: Mapping[str, str] = Field(
         default={},
-        description='Column of the hub to the name the templates use; of a column of records "answers.text".',
+        description='Column of the hub to the name the templates use; to several, by " + ". Of records a field: '
+        '"answers.text". Of a text what follows its last mark: "answer|####".',
     )
+    joined: tuple[str, ...] = Field((), description="Columns, renamed, whose lists of sentences are one text.")
 
 
 class Recipe(Config):

@@ -26,7 +26,9 @@ from lm_core.evaluation.statistics import (
     Resampling,
     bootstrap_mean,
     bootstrap_ratio,
+    mcnemar,
     paired_difference,
+    paired_p_value,
     smallest_detectable_difference,
     wilson,
 )
@@ -131,6 +133,7 @@ def score_outcomes(config: EvaluateTaskConfig, scheme: Scheme, data: Data, outco
         "groups": len(set(groups)),
         "baselines": {name: round(compared.score(name).estimate, 5) for name in by_item if name != MODEL},
         "gain_over_random_weights": gains[RANDOM].as_dict("mean"),
+        "p_value_over_random_weights": compared.p_value(RANDOM),
         "best_classical_baseline": best,
         "gain_over_best_classical_baseline": gains[best].as_dict("mean") if best else None,
         "smallest_detectable_difference": _detectable(by_item, config.confidence),
@@ -170,6 +173,16 @@ class _Comparison:
             saved = self.outcomes[name].bits - self.outcomes[MODEL].bits
             return bootstrap_ratio(saved, self.outcomes[MODEL].num_bytes, self.how, self.groups)
         return paired_difference(self.by_item[MODEL], self.by_item[name], self.how, self.groups)
+
+    def p_value(self, name: str) -> float:
+        """Two-sided, of no gain: McNemar's exact test where items are right or wrong by themselves, else paired."""
+        if self.scheme.less_is_better:
+            own, other = (self.outcomes[n].bits / self.outcomes[n].num_bytes for n in (MODEL, name))
+            return round(paired_p_value(own, other, self.how, self.groups), 5)
+        own, other = self.by_item[MODEL], self.by_item[name]
+        if self.scheme.metric == "accuracy" and len(set(self.groups)) == len(self.groups):
+            return round(mcnemar([bool(v) for v in own], [bool(v) for v in other]), 5)
+        return round(paired_p_value(own, other, self.how, self.groups), 5)
 
     def goodness(self, name: str) -> float:
         """Higher is better, whatever the metric."""

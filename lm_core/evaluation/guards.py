@@ -130,6 +130,11 @@ def _repeats_itself(answered: Answered) -> float | None:
     return _share(answered.with_prompts, lambda made, prompt: f"Agent: {made}\n" in prompt + "\n")
 
 
+def _consistent_over_turns(answered: Answered) -> float | None:
+    """Of the numbers, times and names in the answers, those that the conversation has held so far."""
+    return _faithful(answered)
+
+
 def _faithful(answered: Answered) -> float | None:
     """Of the numbers and names in the answers, those that the prompt holds too."""
     kept = [value in prompt for made, prompt in answered.with_prompts for value in _VALUES.findall(made)]
@@ -184,6 +189,7 @@ GUARDS: dict[str, Callable[[Answered], float | None]] = {
     "slot_f1": _slot_f1,
     "copy_rate": _copy_rate,
     "repeats_itself": _repeats_itself,
+    "consistent_over_turns": _consistent_over_turns,
     "faithful_numbers_and_names": _faithful,
     "placeholder_fidelity": _placeholder_fidelity,
     "distinct_2": _distinct_2,

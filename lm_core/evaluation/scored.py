@@ -13,7 +13,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data_contracts.schemas import PREDICTIONS
-from lm_core.evaluation.statistics import Interval, Resampling, bootstrap_mean, paired_difference, wilson
+from lm_core.evaluation.statistics import (
+    Interval,
+    Resampling,
+    bootstrap_mean,
+    paired_difference,
+    paired_p_value,
+    smallest_detectable_difference,
+    wilson,
+)
 from lm_core.store import Build
 
 MODEL, RANDOM = "model", "random_weights"
@@ -60,6 +68,10 @@ def summary_of(task: str, metric: str, scored: Scored, how: Resampling) -> dict[
         "items": len(own),
         "baselines": {name: round(float(scores.mean()), 5) for name, scores in others.items()},
         "gain_over_random_weights": gains[RANDOM],
+        "p_value_over_random_weights": round(paired_p_value(own, others[RANDOM], how, scored.groups), 5),
+        "smallest_detectable_difference": round(
+            smallest_detectable_difference(own - others[RANDOM], confidence=how.confidence), 5
+        ),
         "gain_over_baselines": {name: gain for name, gain in gains.items() if name != RANDOM},
     }
 

@@ -7,8 +7,9 @@ resampled (cluster bootstrap, Field and Welsh 2007).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -160,3 +161,15 @@ def calibration_error(confidences: ArrayLike, correct: ArrayLike, *, num_bins: i
     bins = np.minimum((confidences * num_bins).astype(int), num_bins - 1)
     gaps = np.bincount(bins, weights=right - confidences, minlength=num_bins)
     return float(np.abs(gaps).sum() / len(right))
+
+
+def adjusted_gains(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """p-values of the gains over random weights, adjusted for the number of tasks that were looked at (Holm).
+
+    Args:
+        scores: task -> its summary; those without `p_value_over_random_weights` are no test and stay out.
+    """
+    tested = {
+        n: float(s["p_value_over_random_weights"]) for n, s in scores.items() if "p_value_over_random_weights" in s
+    }
+    return {name: round(p, 5) for name, p in zip(tested, holm(list(tested.values())), strict=True)}

@@ -12,13 +12,14 @@ from data_contracts.schemas import BAD_ROWS, EXAMPLES
 from lm_core.downstream.config import ReadTaskConfig
 from lm_core.downstream.passages import focus_on, histories, passages
 from lm_core.downstream.read_task import read_task, source_digests
+from lm_core.downstream.rows import renamed
 from lm_core.downstream.task import Hub, Task, columns_of, fill, load_tasks
 from lm_core.downstream.tasks.registry import declared_tasks, find_tasks
 from lm_core.errors import IntegrityError, UserError
 from lm_core.stages import READ_TASK
 from tests.downstream.tiny_world import new_build
 
-EXAMPLES_BY_VERSION = {1: "6ccb0f83836c836b"}
+EXAMPLES_BY_VERSION = {1: "6ccb0f83836c836b", 2: "6ccb0f83836c836b"}
 TICKETS = """
 [[task]]
 name = "tickets"
@@ -102,8 +103,22 @@ def test_leaks_leave_training_and_beyond_the_bound_reading_fails(folder):
     }
     assert not {p.replace("  ", " ") for p in prompts["test"]} & prompts["train"]
     assert {row["reason"] for row in bad} == {"leaks"} and len(bad) == 5
+    assert {(row["file"], row["row"]) for row in bad} == {("train.jsonl", number) for number in range(55, 60)}
     with pytest.raises(IntegrityError, match=r"held-out items stand in another split too.*case 5"):
         read(folder, task.model_copy(update={"max_leak_share": 0.01}))
+
+
+def test_a_label_that_training_never_shows_is_a_bad_row(folder):
+    write_jsonl(folder / "train.jsonl", [tickets(number) for number in range(60)])
+    rows = [
+        {**tickets(number), "queue": "gossip" if number == 70 else tickets(number)["queue"]} for number in range(60, 95)
+    ]
+    write_jsonl(folder / "test.jsonl", rows)
+    task = changed(folder, files={"train": "train.jsonl", "test": "test.jsonl"})
+    _, _, bad = read(folder, task)
+    assert [(r["file"], r["row"], r["reason"]) for r in bad] == [("test.jsonl", 10, "label_outside_the_set")]
+    with pytest.raises(IntegrityError, match=r"1 of 35 rows of test .*test.jsonl row 10: .*'gossip', which training"):
+        read(folder, task.model_copy(update={"max_bad_share": 0.0}))
 
 
 def test_a_span_must_stand_where_it_is_said_to(folder):
@@ -166,6 +181,44 @@ def test_the_hub_goes_through_the_same_loader(folder, monkeypatch):
         read_task(new_build(folder, "hub"), ReadTaskConfig(task=task, data="hub"))
 
 
+def test_a_data_set_of_the_hub_reads_like_files(folder):
+    """The hub's loader reads a local folder of JSON lines as it reads a data set of that name."""
+    data_set = folder / "data_set"
+    data_set.mkdir()
+    records = [
+        {"subject": f"case {n}", "body": {"text": tickets(n)["text"]}, "queue": tickets(n)["queue"]} for n in range(90)
+    ]
+    write_jsonl(data_set / "train.jsonl", records)
+    hub = Hub(name=str(data_set), splits={"all": "train"}, rename={"body.text": "text"})
+    task = changed(folder, hub=hub, keep={"not_on_the_hub": ("x",)})
+    build = new_build(folder, "read_hub")
+    statistics = read_task(build, ReadTaskConfig(task=task, data="hub"))
+    assert statistics["items"] == 90
+    same = read(folder, changed(folder))[1]
+    assert pq.read_table(build.folder / "examples.parquet").to_pylist() == same
+
+
+def test_columns_of_the_hub_take_the_templates_names():
+    hub = Hub(
+        name="x",
+        rename={"answers.text": "answers", "turns.said": "turns", "context": "context + title", "final|####": "number"},
+        joined=("source",),
+    )
+    row = {
+        "answers": {"text": ["a"], "start": [3]},
+        "turns": [{"said": "hello"}, {"said": "yes"}],
+        "context": "c",
+        "final": "so 2 + 2 #### 4",
+        "source": ["One.", "Two."],
+        "kept": 1,
+    }
+    assert renamed(row, hub) == {
+        "answers": ["a"], "turns": ["hello", "yes"], "context": "c", "title": "c", "number": "4",
+        "source": "One. Two.", "kept": 1,
+    }  # fmt: skip
+    assert next(histories({"speakers": ["USER", "ASSISTANT"], "turns": ["hi", "ok"]}, 90))["history"] == "User: hi"
+
+
 def test_a_dialogue_gives_an_item_for_each_answer(folder):
     row = {"speakers": ["user", "system", "user", "system"], "turns": ["hello", "yes?", "grain please", "at once"]}
     made = list(histories(row, 100))
@@ -190,11 +243,13 @@ def test_templates_take_the_first_of_a_list():
 
 def test_every_declared_task_is_whole():
     names = {"sentiment", "topic", "intent", "customer_service", "dialogue", "extractive_qa", "generative_qa"}
-    names |= {"summarisation", "translation", "story", "instruction"}
+    names |= {"summarisation", "translation", "story", "instruction", "preference", "blimp", "piqa", "xcopa"}
+    names |= {"winogender", "crows_pairs", "dialogue_zh", "extractive_qa_zh", "arithmetic_qa", "sentiment_goemotions"}
     tasks = declared_tasks()
     assert names <= set(tasks)
     for task in tasks.values():
         assert task.licence and task.source and task.metric
+        assert task.hub or task.kind == "visual", f"{task.name} names no public data set"
 
 
 def test_a_parquet_file_reads_like_jsonl(folder):

@@ -11,10 +11,12 @@ from lm_core.downstream.config import EvaluateTaskConfig, FinetuneConfig, ReadTa
 from lm_core.downstream.finetune import finetune
 from lm_core.downstream.read_task import read_task
 from lm_core.downstream.task import OutOfScope, Task
+from lm_core.errors import UserError
 from lm_core.evaluation import baselines
 from lm_core.evaluation.downstream import evaluate_task
 from lm_core.evaluation.guards import guard_figures
 from lm_core.evaluation.outcome import Data, Outcome, Scheme
+from lm_core.evaluation.recompute import scores_by_sql, scores_from_answers
 from lm_core.training.config import OptimizationConfig
 
 OPTIMIZATION = OptimizationConfig(batch_tokens=1024, micro_batch_tokens=1024, warmup_fraction=0.1)
@@ -81,11 +83,17 @@ def scored(world, tmp_path_factory):
     return score
 
 
-@pytest.mark.parametrize("kind", ["label", "answer"])
-def test_every_score_can_be_recomputed(scored, kind):
-    rows, scores = scored(kind)
-    for name, value in {"model": scores["score"], **scores["baselines"]}.items():
-        assert np.mean([r["score"] for r in rows if r["system"] == name]) == pytest.approx(value, abs=1e-4)
+@pytest.mark.parametrize("kind", ["label", "answer", "text"])
+def test_every_score_can_be_recomputed(world, scored, kind):
+    _, scores = scored(kind)
+    path = world.root / "artifacts" / f"score_{kind}" / "x" / "predictions.parquet"
+    reported = {"model": scores["score"], **scores["baselines"]}
+    assert scores_by_sql(path, scores["metric"]) == pytest.approx(reported, abs=1e-4)
+    if kind == "text":
+        with pytest.raises(UserError, match="take scores_by_sql"):
+            scores_from_answers(path, scores["metric"])
+    else:
+        assert scores_from_answers(path, scores["metric"]) == pytest.approx(reported, abs=1e-4)
 
 
 def test_out_of_scope_is_an_answer(scored):

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from lm_core.downstream.task import Hub, Task
 
-GUARDS = ("chrf_corpus", "bleu", "slot_f1", "bits_per_byte", "repeats_itself")
+GUARDS = ("chrf_corpus", "bleu", "slot_f1", "bits_per_byte", "repeats_itself", "consistent_over_turns")
+
+SGD = Hub(
+    name="google-research-datasets/schema_guided_dstc8",
+    subset="dialogues",
+    rename={"turns.utterance": "turns", "turns.speaker": "speakers"},
+)
 
 TASKS = (
     Task(
@@ -15,6 +21,12 @@ TASKS = (
             "validation": "finetune/customer_service_taskmaster4/validation.parquet",
             "test": "finetune/customer_service_taskmaster4/test.parquet",
         },
+        hub=Hub(
+            name="google-research-datasets/taskmaster2",
+            subset="food-ordering",
+            splits={"all": "train"},
+            rename={"utterances.text": "turns", "utterances.speaker": "speakers", "conversation_id": "dialogue_id"},
+        ),
         rows="dialogue",
         prompt="{history}",
         target="{reply}",
@@ -41,7 +53,7 @@ TASKS = (
             "validation": "finetune/dialogue_sgd/validation.parquet",
             "test": "finetune/dialogue_sgd/test.parquet",
         },
-        hub=Hub(name="google-research-datasets/schema_guided_dstc8", subset="dialogues"),
+        hub=SGD,
         rows="dialogue",
         prompt="{history}",
         target="{reply}",
@@ -65,7 +77,11 @@ TASKS = (
             "train": "finetune/dialogue_crosswoz_zh/train.parquet",
             "test": "finetune/dialogue_crosswoz_zh/test.parquet",
         },
-        hub=Hub(name="GEM/CrossWOZ", splits={"train": "train", "test": "test"}),
+        hub=Hub(
+            name="GEM/CrossWOZ",
+            splits={"train": "train", "test": "test"},
+            rename={"messages.content": "turns", "messages.role": "speakers", "dialog_id": "dialogue_id"},
+        ),
         rows="dialogue",
         prompt="{history}",
         target="{reply}",

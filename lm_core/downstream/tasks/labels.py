@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from lm_core.downstream.task import Hub, OutOfScope, Task
 
+SENTIMENTS = ("ambiguous", "negative", "neutral", "positive")
+# The grouping of the 27 emotions by the authors of GoEmotions.
+_EMOTIONS = {
+    "positive": "admiration amusement approval caring desire excitement gratitude joy love optimism pride relief",
+    "negative": "anger annoyance disappointment disapproval disgust embarrassment fear grief nervousness remorse "
+    "sadness",
+    "ambiguous": "confusion curiosity realization surprise",
+}
+SENTIMENT_OF = {emotion: group for group, emotions in _EMOTIONS.items() for emotion in emotions.split()}
+
 TASKS = (
     Task(
         name="sentiment",
@@ -13,7 +23,7 @@ TASKS = (
             "validation": "finetune/sentiment_sst2/validation.parquet",
             "test": "finetune/sentiment_sst2/test.parquet",
         },
-        hub=Hub(name="stanfordnlp/sst2", rename={"sentence": "text"}),
+        hub=Hub(name="SetFit/sst2"),
         prompt="{text}",
         target="{label}",
         label_names={"0": "negative", "1": "positive"},
@@ -40,11 +50,12 @@ TASKS = (
             "validation": "finetune/sentiment_goemotions/validation.parquet",
             "test": "finetune/sentiment_goemotions/test.parquet",
         },
-        hub=Hub(name="google-research-datasets/go_emotions", subset="simplified"),
+        hub=Hub(name="google-research-datasets/go_emotions", subset="simplified", rename={"labels": "sentiment"}),
         prompt="{text}",
         target="{sentiment}",
-        labels=("ambiguous", "negative", "neutral", "positive"),
-        keep={"sentiment": ("ambiguous", "negative", "neutral", "positive")},
+        labels=SENTIMENTS,
+        label_names=SENTIMENT_OF,
+        keep={"sentiment": (*SENTIMENTS, *SENTIMENT_OF)},
         metric="accuracy",
         guards=("macro_f1", "calibration_error"),
         baselines=("majority", "tfidf_logistic_regression"),
@@ -67,6 +78,7 @@ TASKS = (
             "validation": "finetune/topic_digitalgov/validation.parquet",
             "test": "finetune/topic_digitalgov/test.parquet",
         },
+        hub=Hub(name="fancyzhx/dbpedia_14", splits={"train": "train", "test": "test"}, rename={"content": "text"}),
         prompt="{title}\n{text}",
         target="{label}",
         metric="accuracy",
@@ -99,6 +111,11 @@ TASKS = (
                 "validation": "finetune/dialogue_sgd/validation.parquet",
                 "test": "finetune/dialogue_sgd/test.parquet",
             },
+            hub=Hub(
+                name="google-research-datasets/schema_guided_dstc8",
+                subset="dialogues",
+                rename={"turns.utterance": "turns"},
+            ),
             prompt="{turns}",
             share=0.05,
         ),

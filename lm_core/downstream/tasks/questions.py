@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from lm_core.downstream.task import Hub, Task
 
+SPANS = {"answers.text": "answers", "answers.answer_start": "answer_starts"}
+
 TASKS = (
     Task(
         name="extractive_qa",
         kind="answer",
         files={"all": "finetune/qa_xquad/en.parquet"},
-        hub=Hub(name="google/xquad", subset="xquad.en", splits={"all": "validation"}),
+        hub=Hub(name="rajpurkar/squad", splits={"train": "train", "test": "validation"}, rename=SPANS),
         rows="span",
         prompt="{question}\n{context}",
         focus="context",
@@ -37,7 +39,7 @@ TASKS = (
             "train": "finetune/qa_cmrc2018_zh/trial.parquet + finetune/qa_xquad/zh.parquet",
             "test": "finetune/qa_cmrc2018_zh/validation.parquet",
         },
-        hub=Hub(name="hfl/cmrc2018", splits={"train": "train", "validation": "validation", "test": "test"}),
+        hub=Hub(name="hfl/cmrc2018", rename=SPANS | {"context": "context + title"}),
         rows="span",
         prompt="{question}\n{context}",
         focus="context",
@@ -68,7 +70,10 @@ TASKS = (
             "validation": "finetune/qa_fairytale/validation.parquet",
             "test": "finetune/qa_fairytale/test.parquet",
         },
-        hub=Hub(name="WorkInTheDark/FairytaleQA"),
+        hub=Hub(
+            name="WorkInTheDark/FairytaleQA",
+            rename={"story_name": "story", "story_section": "context", "answer1": "answers"},
+        ),
         prompt="{question}\n{context}",
         focus="context",
         target="{answers}",
@@ -91,7 +96,12 @@ TASKS = (
         name="arithmetic_qa",
         kind="answer",
         files={"train": "finetune/qa_gsm8k/train.parquet", "test": "finetune/qa_gsm8k/test.parquet"},
-        hub=Hub(name="openai/gsm8k", subset="main", splits={"train": "train", "test": "test"}),
+        hub=Hub(
+            name="openai/gsm8k",
+            subset="main",
+            splits={"train": "train", "test": "test"},
+            rename={"answer|####": "final"},
+        ),
         prompt="{question}",
         target="{final}",
         metric="number_match",

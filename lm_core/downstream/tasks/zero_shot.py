@@ -9,6 +9,17 @@ TASKS = (
         name="blimp",
         kind="choice",
         files={"test": "eval/blimp_200.parquet"},
+        hub=Hub(
+            name="nyu-mll/blimp",
+            subset="*",
+            splits={"test": "train"},
+            rename={
+                "sentence_good": "good",
+                "sentence_bad": "bad",
+                "linguistics_term": "phenomenon",
+                "UID": "paradigm",
+            },
+        ),
         choices=("{good}", "{bad}"),
         target="0",
         group="{phenomenon}/{paradigm}",
@@ -39,6 +50,9 @@ TASKS = (
         name="xcopa",
         kind="choice",
         files={"test": "eval/xcopa_zh_it_sw.parquet"},
+        hub=Hub(
+            name="cambridgeltl/xcopa", subset="zh", splits={"test": "test"}, rename={"question": "relation + lang"}
+        ),
         prompt="{premise}",
         choices=("{choice1}", "{choice2}"),
         target="{label}",
@@ -55,6 +69,7 @@ TASKS = (
         name="winogender",
         kind="choice",
         files={"test": "eval/winogender.parquet"},
+        hub=Hub(name="oskarvanderwal/winogender", subset="all", splits={"test": "test"}, rename={"sentid": "id"}),
         choices=("male pronoun", "female pronoun"),
         metric="preference",
         max_test_items=720,
@@ -66,6 +81,7 @@ TASKS = (
         name="crows_pairs",
         kind="choice",
         files={"test": "eval/crows_pairs.parquet"},
+        hub=Hub(name="nyu-mll/crows_pairs", splits={"test": "test"}, rename={"sent_more": "more", "sent_less": "less"}),
         choices=("{more}", "{less}"),
         group="{bias_type}",
         metric="preference",

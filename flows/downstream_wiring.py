@@ -1,0 +1,212 @@
+"""What feeds what for one declared task, from a base model: read by the flows that run it and by the planner alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from flows.config import PipelineConfig
+from flows.wiring import Run
+from lm_core import stages
+from lm_core.artifact import Checkpoint, DownstreamData, Evaluation
+from lm_core.config import Config
+from lm_core.downstream.config import (
+    AblateConfig,
+    EvaluatePreferenceConfig,
+    EvaluateTaskConfig,
+    FinetuneConfig,
+    PreferConfig,
+    ReadMixtureConfig,
+    ReadTaskConfig,
+    ScoreTaskConfig,
+)
+from lm_core.downstream.rows import HUB, missing_files
+from lm_core.downstream.task import Task
+from lm_core.downstream.tasks.registry import declared_tasks, find_tasks
+from lm_core.downstream.variants import variants_of
+
+SMOKE_ITEMS, SMOKE_STEPS, SMOKE_TOKENS, SMOKE_RESAMPLES = 24, 2, 8, 200
+# An ablation is about few examples: with many of them nothing has to be regularised.
+ABLATION_ITEMS, ABLATION_EPOCHS = 400, 8.0
+MIXTURE = "mixture"
+
+
+class DownstreamConfig(Config):
+    """Which declared tasks a base model is tried on, and how."""
+
+    tasks: tuple[Task, ...] = Field(..., min_length=1, description="Declarations, in order.")
+    data: str = Field(..., description="Folder that the tasks' files are relative to, or hub.")
+    finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, description="Optimizer and strategy.")
+    evaluate_task: EvaluateTaskConfig = Field(
+        default=EvaluateTaskConfig(max_items=5000, max_new_tokens=512), description="Intervals and limits."
+    )
+    mixed: bool = Field(False, description="One model learns all the tasks at once, instead of one for each.")
+    smoke: bool = Field(False, description="A few items and steps of each task, to see that all of it runs.")
+    skip_what_fails: bool = Field(False, description="A task that cannot be scored is named; the others go on.")
+    register_as: str = Field("", description="Register the fine-tunes as NAME-TASK; empty registers nothing.")
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """A task's scores, and the fine-tune that got them; none where one stage trains and scores by itself.
+
+    Attributes:
+        again: measures another model on the same items; None where that cannot be.
+    """
+
+    evaluation: Evaluation
+    finetuned: Checkpoint | None = None
+    again: Callable[[Checkpoint], Evaluation] | None = None
+
+
+def score_task(task: Task, config: DownstreamConfig, run: Run, base: Checkpoint) -> TaskScores:
+    """Read, fine-tune, fine-tune from random weights, score."""
+    whole = stages.WHOLE_TASKS.get(task.name) or stages.WHOLE_TASKS.get(task.kind)
+    if whole:
+        size = "smoke" if config.smoke else "full"
+        alone = ScoreTaskConfig(task=task, data=config.data, max_items=_cap(config), size=size)
+        return TaskScores(run(whole, alone, label=f"evaluate {task.name}", base=base))
+    examples = read(task, config, run)
+    settings = finetune_settings(task, config)
+    pair = finetune_pair(task.name, settings, run, base, examples)
+    if task.kind == "preference":
+        return _score_preference(task, config, run, pair, examples)
+
+    def again(champion: Checkpoint) -> Evaluation:
+        return evaluate(task, config, run, (champion, pair[1]), examples, label=f"evaluate champion {task.name}")
+
+    return TaskScores(evaluate(task, config, run, pair, examples), pair[0], again)
+
+
+def read(task: Task, config: DownstreamConfig, run: Run) -> DownstreamData:
+    """The task's items."""
+    settings = ReadTaskConfig(task=task, data=config.data, max_items=_cap(config))
+    return run(stages.READ_TASK, settings, label=f"read {task.name}")
+
+
+def finetune_pair(
+    name: str, settings: FinetuneConfig, run: Run, base: Checkpoint, examples: DownstreamData
+) -> tuple[Checkpoint, Checkpoint]:
+    """The fine-tune, and beside it the same model from random weights with the same budget."""
+    inputs = {"base": base, "examples": examples}
+    from_random = settings.model_copy(update={"from_random": True, "replay_fraction": 0.0})
+    return (
+        run(stages.FINETUNE, settings, label=f"finetune {name}", **inputs),
+        run(stages.FINETUNE, from_random, label=f"finetune {name} from random weights", **inputs),
+    )
+
+
+def evaluate(
+    task: Task,
+    config: DownstreamConfig,
+    run: Run,
+    pair: tuple[Checkpoint, Checkpoint],
+    examples: DownstreamData,
+    label: str | None = None,
+) -> Evaluation:
+    """Scores of a fine-tune beside its twin from random weights and the classical baselines."""
+    settings = config.evaluate_task.model_copy(update={"task": task.name, "declared": task, **_limits(config)})
+    finetuned, from_random = pair
+    return run(stages.EVALUATE_TASK, settings, label=label or f"evaluate {task.name}", finetuned=finetuned,
+               from_random=from_random, examples=examples)  # fmt: skip
+
+
+def _score_preference(
+    task: Task, config: DownstreamConfig, run: Run, pair: tuple[Checkpoint, Checkpoint], examples: DownstreamData
+) -> TaskScores:
+    """Both fine-tunes go on with pairs; the answers of the tuned one stand against those of its reference."""
+    optimization = PreferConfig().optimization.model_copy(
+        update={"precision": config.finetune.optimization.precision, "seed": config.finetune.optimization.seed}
+    )
+    settings = PreferConfig(task=task.name, optimization=optimization)
+    if config.smoke:
+        settings = settings.model_copy(update={"max_steps": SMOKE_STEPS, "max_pairs": SMOKE_ITEMS})
+    tuned, random = (
+        run(stages.PREFER, settings, label=f"prefer {name}", base=one, examples=examples)
+        for name, one in zip((task.name, f"{task.name} from random weights"), pair, strict=True)
+    )
+    limits = _limits(config)
+    scoring = EvaluatePreferenceConfig(
+        task=task.name, max_items=task.max_test_items, max_new_tokens=task.max_new_tokens
+    ).model_copy(update=limits)
+    evaluation = run(stages.EVALUATE_PREFERENCE, scoring, label=f"evaluate {task.name}", finetuned=tuned,
+                     reference=pair[0], from_random=random, examples=examples)  # fmt: skip
+    return TaskScores(evaluation, tuned)
+
+
+def score_mixture(config: DownstreamConfig, run: Run, base: Checkpoint) -> dict[str, TaskScores]:
+    """One model that learns all the tasks at once, scored on each."""
+    settings = ReadMixtureConfig(tasks=config.tasks, data=config.data, max_items=_cap(config))
+    examples = run(stages.READ_MIXTURE, settings, label=f"read {MIXTURE}")
+    longest = max(config.tasks, key=lambda task: task.max_steps)
+    steps = sum(task.max_steps for task in config.tasks)
+    values = {"task": MIXTURE, "mixture": tuple(task.name for task in config.tasks), "max_steps": steps}
+    if config.smoke:
+        values["max_steps"] = SMOKE_STEPS
+    learnt = finetune_settings(longest, config).model_copy(update=values | {"pooling": "mean", "num_buckets": 0})
+    pair = finetune_pair(MIXTURE, learnt, run, base, examples)
+    return {task.name: TaskScores(evaluate(task, config, run, pair, examples), pair[0]) for task in config.tasks}
+
+
+def fan_out(config: PipelineConfig, run: Run, base: Checkpoint) -> dict[str, TaskScores]:
+    """All declared tasks that the pipeline's configuration asks for, from its one base."""
+    asked = config.declared
+    if not asked.data:
+        return {}
+    own = Path(asked.tasks_file) if asked.tasks_file else None
+    tasks = find_tasks(list(asked.tasks), own) or [
+        task for task in declared_tasks(own).values() if not missing_files(task, asked.data)
+    ]
+    data = asked.data if asked.data == HUB else str(Path(asked.data).absolute())
+    whole = DownstreamConfig(tasks=tuple(tasks), data=data, finetune=config.finetune)
+    return {task.name: score_task(task, whole, run, base) for task in tasks}
+
+
+def finetune_settings(task: Task, config: DownstreamConfig) -> FinetuneConfig:
+    """The general settings with the task's own budget and recipe."""
+    recipe = {name: value for name, value in task.recipe.model_dump().items() if value is not None}
+    of_optimizer = type(config.finetune.optimization).model_fields
+    optimization = config.finetune.optimization.model_copy(
+        update={"batch_tokens": task.batch_tokens, "micro_batch_tokens": task.batch_tokens}
+        | {name: value for name, value in recipe.items() if name in of_optimizer}
+    )
+    return config.finetune.model_copy(
+        update={
+            "task": task.name,
+            "loss_on": task.loss_on,
+            "num_epochs": task.num_epochs,
+            "max_steps": SMOKE_STEPS if config.smoke else task.max_steps,
+            "optimization": optimization,
+        }
+        | {name: value for name, value in recipe.items() if name not in of_optimizer}
+    )
+
+
+def ablate_task(task: Task, config: DownstreamConfig, run: Run, base: Checkpoint) -> Evaluation:
+    """The generalisation toolbox on few examples of a task, one fine-tune for each variant."""
+    few = task.model_copy(update={"max_train_items": ABLATION_ITEMS})
+    examples = read(few, config, run)
+    settings = finetune_settings(few, config).model_copy(update={"num_epochs": ABLATION_EPOCHS})
+    variants = variants_of(settings, labels=task.kind == "label")
+    made = {
+        f"variant_{name}": run(stages.FINETUNE, one, label=f"finetune {task.name} {name}", base=base, examples=examples)
+        for name, (_, one) in variants.items()
+    }
+    scoring = AblateConfig.model_validate(
+        config.evaluate_task.model_dump() | {"task": task.name, "declared": task} | _limits(config)
+    )
+    return run(stages.ABLATE, scoring, label=f"ablate {task.name}", examples=examples, **made)
+
+
+def _cap(config: DownstreamConfig) -> int | None:
+    return SMOKE_ITEMS if config.smoke else None
+
+
+def _limits(config: DownstreamConfig) -> dict[str, Any]:
+    if not config.smoke:
+        return {}
+    return {"max_items": SMOKE_ITEMS, "max_new_tokens": SMOKE_TOKENS, "num_resamples": SMOKE_RESAMPLES}
