@@ -60,15 +60,23 @@ DECISIONS = _schema(
 
 REDACTIONS = _schema(
     ("doc_id", pa.string(), False, "a collected document"),
-    ("kind", pa.string(), False, "key, email, iban, card, ip or phone"),
-    ("start", pa.int64(), False, "first character of the text that a placeholder replaces"),
-    ("length", pa.int64(), False, "how many characters it replaces"),
+    ("kind", pa.string(), False, "key, email, iban, card, ip, phone; boilerplate, repeated"),
+    ("start", pa.int64(), False, "first character of the text that a placeholder replaces, or that is cut"),
+    ("length", pa.int64(), False, "how many characters that are"),
 )
 
 SPLIT_OF_DOCUMENT = _schema(
     ("doc_id", pa.string(), False, "a document that survived deduplication"),
     ("cluster", pa.string(), False, "smallest doc_id of its cluster of similar documents; itself when alone"),
     ("split", pa.string(), False, "train, validation or test, by hash of the cluster"),
+)
+
+EDGES = _schema(
+    ("doc_id", pa.string(), False, "a document that was dropped as a copy"),
+    ("keeper", pa.string(), False, "the document kept instead"),
+    ("jaccard", pa.float64(), False, "similarity of their sets of shingles; 1 for equal texts"),
+    ("containment", pa.float64(), False, "share of the dropped document's shingles that the keeper holds"),
+    ("reason", pa.string(), False, "what justified it: same_text, jaccard or containment"),
 )
 
 CANARIES = _schema(
@@ -111,6 +119,30 @@ BAD_ROWS = _schema(
     ("detail", pa.string(), False, "what was found, for a person"),
 )
 
+HELD_OUT_TEXTS = _schema(
+    ("item_id", pa.string(), False, "as in examples"),
+    ("task", pa.string(), False, "downstream task"),
+    ("split", pa.string(), False, "validation or test"),
+    ("part", pa.string(), False, "item: the prompt with its answer; else the column that holds the text"),
+    ("text", pa.string(), False, "what no text for learning may hold"),
+)
+
+HELD_OUT_TEXTS = _schema(
+    ("item_id", pa.string(), False, "as in examples"),
+    ("task", pa.string(), False, "downstream task"),
+    ("split", pa.string(), False, "validation or test"),
+    ("part", pa.string(), False, "item: the prompt with its answer; else the column that holds the text"),
+    ("text", pa.string(), False, "what no text for learning may hold"),
+)
+
+HITS = _schema(
+    ("doc_id", pa.string(), False, "a document that would give the item away"),
+    ("task", pa.string(), False, "downstream task"),
+    ("item_id", pa.string(), False, "as in examples"),
+    ("part", pa.string(), False, "as in held_out"),
+    ("containment", pa.float64(), False, "share of the n-grams of the part that the document holds"),
+)
+
 SPANS = _schema(
     ("doc_id", pa.string(), False, "document the tokens come from"),
     ("split", pa.string(), False, "train, validation or test"),
@@ -132,4 +164,12 @@ PREDICTIONS = _schema(
     ("confidence", pa.float64(), True, "probability of the predicted label; null without labels"),
     ("references", pa.list_(pa.string()), True, "all accepted answers; null when the target is the only one"),
     ("group", pa.string(), True, "what items share: intervals are clustered by it; null: nothing"),
+)
+
+QUESTIONS = _schema(
+    ("item_id", pa.string(), False, "as in predictions"),
+    ("picture", pa.string(), False, "split and name of the picture that is asked about"),
+    ("question", pa.string(), False, "what was asked; empty where a caption was wanted"),
+    ("type", pa.string(), False, "kind of answer wanted, by which scores are given"),
+    ("ranks", pa.map_(pa.string(), pa.float64()), True, "system -> rank of the right caption; null for questions"),
 )

@@ -12,6 +12,7 @@ from lm_core.artifact import (
     Decisions,
     DownstreamData,
     Evaluation,
+    HeldOut,
     TokenDataset,
     Tokenizer,
     ValidCorpus,
@@ -47,12 +48,26 @@ PREPARE = Stage(
     function="lm_core.downstream.prepare:prepare",
     inputs={"corpus": Corpus, "cleaning": Decisions, "duplicates": Decisions},
 )
+HOLD_OUT = Stage(
+    name="hold_out",
+    version=1,
+    output=HeldOut,
+    function="lm_core.downstream.hold_out:hold_out",
+    external="lm_core.downstream.hold_out:source_digests",
+    inputs={},
+)
 DECONTAMINATE = Stage(
     name="decontaminate",
-    version=1,
+    version=2,
     output=Decisions,
     function="lm_core.corpus.decontaminate:decontaminate",
-    inputs={"corpus": Corpus, "cleaning": Decisions, "duplicates": Decisions, "examples": DownstreamData},
+    inputs={
+        "corpus": Corpus,
+        "cleaning": Decisions,
+        "duplicates": Decisions,
+        "examples": DownstreamData,
+        "held_out": HeldOut,
+    },
 )
 VALIDATE = Stage(
     name="validate",
@@ -194,6 +209,7 @@ PIPELINE = (
     CLEAN,
     DEDUPLICATE,
     PREPARE,
+    HOLD_OUT,
     DECONTAMINATE,
     VALIDATE,
     TRAIN_TOKENIZER,

@@ -27,6 +27,7 @@ from lm_core.corpus.ledger import (
     parquet,
     register_corpus,
     register_decisions,
+    register_redactions,
     write_fates,
     write_redactions,
 )
@@ -66,7 +67,7 @@ def validate(
     with connect(build.runtime, folders=folders) as connection:
         register_corpus(connection, corpus.folder)
         register_decisions(connection, *decided)
-        connection.execute(f"CREATE VIEW redactions AS SELECT * FROM {parquet(cleaning.file('redactions.parquet'))}")
+        register_redactions(connection, cleaning.folder, duplicates.folder)
         connection.execute(f"CREATE VIEW canaries AS SELECT * FROM {parquet(duplicates.file('canaries.parquet'))}")
         connection.execute(f"CREATE VIEW examples AS SELECT * FROM {parquet(examples.file('examples.parquet'))}")
         _refuse_an_empty_corpus(connection)

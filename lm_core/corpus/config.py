@@ -167,6 +167,13 @@ class DeduplicateConfig(Config):
     """Stage deduplicate: what a copy is, which copy stays, and the splits."""
 
     threshold: float = Field(0.8, gt=0.3, le=1, description="Jaccard similarity from which two documents are copies.")
+    containment_threshold: float | None = Field(
+        0.9, gt=0.5, le=1, description="Share of a document's shingles from which on another, preferred one that holds "
+        "them makes it a copy, though it is no like text: a quotation, a chapter beside its book; null looks for none."
+    )  # fmt: skip
+    min_contained_shingles: int = Field(
+        100, ge=50, description="A document of fewer shingles is never taken for a part of another."
+    )
     shingle_tokens: int = Field(5, ge=1, le=16, description="Consecutive tokens in a shingle.")
     num_bands: int = Field(24, ge=1, le=64, description="Bands of the MinHash index; more find more.")
     band_rows: int = Field(4, ge=1, le=8, description="MinHash values in a band; more propose fewer candidates.")
@@ -174,6 +181,17 @@ class DeduplicateConfig(Config):
     cluster_threshold: float = Field(
         0.5, gt=0, le=1, description="Jaccard similarity from which kept documents share a cluster, and so a split."
     )
+    boilerplate_fraction: float | None = Field(
+        0.2, gt=0, le=1, description="A line that this share of a source's documents have is cut from all of them; "
+        "null cuts none."
+    )  # fmt: skip
+    min_boilerplate_documents: int = Field(20, ge=2, description="Fewest documents that make a line boilerplate.")
+    min_boilerplate_characters: int = Field(25, ge=10, description="A shorter line is never boilerplate.")
+    max_passage_documents: int | None = Field(
+        2, ge=1, description="A paragraph or long line that stands in more documents, of whatever source, is cut from "
+        "all but the preferred one; null cuts none."
+    )  # fmt: skip
+    min_passage_characters: int = Field(200, ge=50, description="A shorter paragraph or line may repeat.")
     max_source_loss_fraction: float = Field(
         0.95, gt=0, le=1, description="A source (of 100 documents or more) that loses more stops the run."
     )
@@ -193,11 +211,17 @@ class DecontaminateConfig(Config):
     """Stage decontaminate: when a training document gives an evaluation item away."""
 
     ngram_tokens: int = Field(13, ge=5, le=32, description="Length of the n-grams compared, in tokens.")
+    min_passage_tokens: int = Field(
+        50, ge=13, description="Texts that items are about (a context, an article) are searched from this length on."
+    )
     min_containment: float = Field(
         0.5, gt=0, le=1, description="Share of an item's n-grams that a document must hold to be contaminated."
     )
     min_item_tokens: int = Field(
-        8, ge=3, description="Items shorter than this are not searched: their words occur by chance."
+        8,
+        ge=3,
+        description="Items shorter than this are not searched: their words occur by chance. Those shorter than two "
+        "n-grams are compared by n-grams of this length.",
     )
     max_items_per_ngram: int = Field(
         20, ge=1, description="N-grams that stand in more items than this are a template of the task, not evidence."

@@ -1,19 +1,21 @@
 """Deduplicate: exact and near copies, and the splits.
 
-LSH over MinHash sketches only *proposes* pairs; the true Jaccard similarity of their shingle sets disposes. Documents
-are visited in the order of preference (preferred sources, then the longest, then the smallest doc_id); a document is
-dropped when a document that was *kept before it* is similar enough, so every removal is justified by something that is
-still there. The result does not depend on the order of the corpus, on the number of threads, or on what the band index
-of earlier runs already knew.
+LSH over MinHash sketches only *proposes* pairs; the true Jaccard similarity of their shingle sets disposes. A sample of
+shingles proposes texts that lie within another (quotations, chapters beside their book), and the true containment
+disposes. Documents are visited in the order of preference (preferred sources, then the longest, then the smallest
+doc_id); a document is dropped when a document that was *kept before it* is similar enough or holds it, so every removal
+is justified by something that is still there. The result does not depend on the order of the corpus, on the number of
+threads, or on what the band index of earlier runs already knew.
 
-Files: decisions.parquet; edges.parquet (each dropped copy, its keeper, their Jaccard similarity); splits.parquet;
-canaries.parquet (planted texts, what was found and what is true: their contract is checked with the others).
+Files: decisions.parquet; edges.parquet (each dropped copy, its keeper, both figures and which of them justified it);
+splits.parquet; cuts.parquet (boilerplate lines and repeated passages of what is left, to be cut where text is read for
+learning); canaries.parquet (planted texts, what was found and what is true: their contract is checked with the others).
+When a keeper is taken down, the next run without it weighs its copies anew.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +24,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_contracts.schemas import CANARIES, DECISIONS, SPLIT_OF_DOCUMENT
+from data_contracts.schemas import CANARIES, DECISIONS, EDGES, REDACTIONS, SPLIT_OF_DOCUMENT
 from lm_core.artifact import Corpus, Decisions
 from lm_core.corpus.config import DeduplicateConfig
 from lm_core.corpus.dedup.index import BandIndex, identities
+from lm_core.corpus.dedup.passages import find_passages
 from lm_core.corpus.dedup.search import Findings, Known, Means, find_duplicates
 from lm_core.corpus.dedup.shingles import mix
 from lm_core.corpus.dedup.texts import RowGroup, TextsInMemory, TextsOfShards
 from lm_core.errors import IntegrityError
 from lm_core.store import Build
 
-EDGES = pa.schema([("doc_id", pa.string()), ("keeper", pa.string()), ("jaccard", pa.float64())])
 MIN_SOURCE_DOCUMENTS = 100
 # Raised when sketches or similarities of the same text come out otherwise: an older band index is then of no use.
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 
 
 def deduplicate(build: Build, config: DeduplicateConfig, *, corpus: Corpus, cleaning: Decisions) -> dict[str, Any]:
@@ -54,9 +56,11 @@ def deduplicate(build: Build, config: DeduplicateConfig, *, corpus: Corpus, clea
     preference = _preference(documents, doc_ids, config)
     findings = find_duplicates(texts, preference, config, known=known, means=means)
     _check_sources(documents, findings, config)
-    _write_decisions(build.folder, findings, documents["doc_id"])
+    _write_decisions(build.folder, findings, documents["doc_id"], config)
     splits = _splits(findings, documents["doc_id"], doc_ids, config)
     pq.write_table(splits, build.folder / "splits.parquet", compression="zstd")
+    cuts = _cuts(texts, documents, findings, preference, config, means)
+    pq.write_table(cuts, build.folder / "cuts.parquet", compression="zstd")
     if (known.rows < 0).any() or len(index.doc_ids) > len(doc_ids):
         _save_index(folder, findings, doc_ids)
     return {
@@ -64,16 +68,21 @@ def deduplicate(build: Build, config: DeduplicateConfig, *, corpus: Corpus, clea
         "dropped": len(texts) - splits.num_rows,
         "exact_duplicates": int(findings.exact.sum()),
         "near_duplicates": int((findings.keepers >= 0).sum() - findings.exact.sum()),
+        "contained": int(((findings.keepers >= 0) & (findings.figures[:, 0] < config.threshold)).sum()),
         "candidate_pairs": len(findings.pairs),
         "verified_pairs": int((findings.similarities >= config.threshold).sum()),
         "clusters": len(splits["cluster"].unique()),
+        "cuts": {row["values"]: row["counts"] for row in cuts["kind"].value_counts().to_pylist()},
         "splits": {row["values"]: row["counts"] for row in splits["split"].value_counts().to_pylist()},
     }
 
 
 def _index_name(config: DeduplicateConfig) -> str:
     """Indexes of different definitions lie side by side."""
-    parts = (INDEX_VERSION, config.shingle_tokens, config.num_bands, config.band_rows, config.cluster_threshold)
+    containment = None if config.containment_threshold is None else config.min_contained_shingles
+    # Without a search for contained texts, what is out of the question by its size is not counted out.
+    least = config.cluster_threshold if containment is None else None
+    parts = (INDEX_VERSION, config.shingle_tokens, config.num_bands, config.band_rows, containment, least)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -82,21 +91,24 @@ def _save_index(folder: Path, findings: Findings, doc_ids: np.ndarray) -> None:
     places = np.empty(len(order), np.int64)
     places[order] = np.arange(len(order))
     sketches = findings.sketches
+    samples = sketches.samples.renumbered(places)
     BandIndex(
         doc_ids[order], sketches.content[order], sketches.keys[order], sketches.num_shingles[order],
-        places[findings.pairs], findings.similarities,
+        samples.values, samples.rows, places[findings.pairs], findings.overlaps,
     ).save(folder)  # fmt: skip
 
 
+_COLUMNS = pa.schema([(name, pa.string()) for name in ("doc_id", "source", "key")] + [("num_bytes", pa.int64())])
+
+
 def _load(corpus: Corpus, cleaning: Decisions) -> tuple[pa.Table, TextsOfShards]:
-    """The documents that cleaning has left: doc_id, source and num_bytes, and the means to read their texts."""
+    """The documents that cleaning has left: doc_id, source, key, num_bytes, and the means to read their texts."""
     dropped = pq.read_table(cleaning.file("decisions.parquet"), columns=["doc_id"])["doc_id"].combine_chunks()
-    schema = pa.schema([("doc_id", pa.string()), ("source", pa.string()), ("num_bytes", pa.int64())])
-    tables, groups, first = [schema.empty_table()], [], 0
+    tables, groups, first = [_COLUMNS.empty_table()], [], 0
     for shard in corpus.document_shards():
         file = pq.ParquetFile(shard)
         for number in range(file.num_row_groups):
-            table = file.read_row_group(number, columns=schema.names).select(schema.names).cast(schema)
+            table = file.read_row_group(number, columns=_COLUMNS.names).select(_COLUMNS.names).cast(_COLUMNS)
             left = pc.invert(pc.is_in(table["doc_id"], value_set=dropped)).to_numpy()
             tables.append(table.filter(pa.array(left)))
             groups.append(RowGroup(shard, number, first, np.flatnonzero(left)))
@@ -111,23 +123,41 @@ def _preference(documents: pa.Table, doc_ids: np.ndarray, config: DeduplicateCon
     return np.lexsort((doc_ids[:, 1], doc_ids[:, 0], -documents["num_bytes"].to_numpy(), ranks))
 
 
-def _write_decisions(folder: Path, findings: Findings, doc_ids: pa.ChunkedArray) -> None:
+def _write_decisions(folder: Path, findings: Findings, doc_ids: pa.ChunkedArray, config: DeduplicateConfig) -> None:
     rows = np.flatnonzero(findings.keepers >= 0)
-    exact = findings.exact[rows]
-    table = pa.table(
-        {
-            "doc_id": doc_ids.take(pa.array(rows)),
-            "stage": np.full(len(rows), "deduplicate"),
-            "fate": np.where(exact, "exact_duplicate", "near_duplicate"),
-            "reason": np.where(exact, "same_text", "jaccard"),
-            "keeper": doc_ids.take(pa.array(findings.keepers[rows])),
-            "figure": findings.scores[rows],
-        }
-    )
-    table = table.cast(DECISIONS).sort_by("doc_id")
-    pq.write_table(table, folder / "decisions.parquet", compression="zstd")
-    edges = table.select(["doc_id", "keeper", "figure"]).rename_columns(EDGES.names).cast(EDGES)
-    pq.write_table(edges, folder / "edges.parquet", compression="zstd")
+    exact, figures = findings.exact[rows], findings.figures[rows]
+    by_similarity = figures[:, 0] >= config.threshold
+    columns = {
+        "doc_id": doc_ids.take(pa.array(rows)),
+        "stage": np.full(len(rows), "deduplicate"),
+        "fate": np.where(exact, "exact_duplicate", "near_duplicate"),
+        "reason": np.where(exact, "same_text", np.where(by_similarity, "jaccard", "containment")),
+        "keeper": doc_ids.take(pa.array(findings.keepers[rows])),
+        "figure": np.where(by_similarity, figures[:, 0], figures[:, 1]),
+        "jaccard": figures[:, 0],
+        "containment": figures[:, 1],
+    }
+    table = pa.table(columns).sort_by("doc_id")
+    for name, schema in (("decisions", DECISIONS), ("edges", EDGES)):
+        pq.write_table(table.select(schema.names).cast(schema), folder / f"{name}.parquet", compression="zstd")
+
+
+def _cuts(
+    texts: TextsOfShards, documents: pa.Table, findings: Findings, preference: np.ndarray, config: DeduplicateConfig,
+    means: Means,
+) -> pa.Table:  # fmt: skip
+    """Places to cut from the documents that are left, in the order of doc_id and start."""
+    kept = findings.keepers < 0
+    if (config.boilerplate_fraction is None and config.max_passage_documents is None) or not kept.any():
+        return REDACTIONS.empty_table()
+    ranks = np.empty(len(preference), np.int64)
+    ranks[preference] = np.arange(len(preference))
+    sources = documents["source"].combine_chunks().dictionary_encode()
+    num_bytes = int(documents["num_bytes"].to_numpy()[kept].sum())
+    found = find_passages(texts, kept, ranks, sources, num_bytes, config, means)
+    columns = [documents["doc_id"].take(found["row"]), found["kind"], found["start"], found["length"]]
+    table = pa.table(columns, names=REDACTIONS.names).cast(REDACTIONS)
+    return table.sort_by([("doc_id", "ascending"), ("start", "ascending")])
 
 
 def _check_sources(documents: pa.Table, findings: Findings, config: DeduplicateConfig) -> None:
@@ -139,12 +169,25 @@ def _check_sources(documents: pa.Table, findings: Findings, config: DeduplicateC
         share = lost.get(source, 0) / number
         if number >= MIN_SOURCE_DOCUMENTS and share > config.max_source_loss_fraction:
             own = pc.and_(gone, pc.equal(documents["source"], source)).combine_chunks().to_numpy(zero_copy_only=False)
-            clusters = Counter(findings.keepers[own].tolist()).most_common(10)
-            largest = ", ".join(f"{documents['doc_id'][keeper]} ({count} copies)" for keeper, count in clusters)
             raise IntegrityError(
                 f"deduplication would drop {share:.0%} of source {source} (bound: deduplicate.max_source_loss_fraction "
-                f"= {config.max_source_loss_fraction}); its largest clusters: {largest}"
+                f"= {config.max_source_loss_fraction}); its largest clusters:\n"
+                + "\n".join(_clusters_told(documents, findings, np.flatnonzero(own)))
             )
+
+
+def _clusters_told(documents: pa.Table, findings: Findings, rows: np.ndarray) -> list[str]:
+    """A line for each of the ten documents that most of the rows were dropped for, with one of the copies."""
+    keepers, firsts, counts = np.unique(findings.keepers[rows], return_index=True, return_counts=True)
+    lines = []
+    for place in np.argsort(-counts, kind="stable")[:10].tolist():
+        kept, copy = (documents.slice(int(row), 1).to_pylist()[0] for row in (keepers[place], rows[firsts[place]]))
+        similarity, containment = findings.figures[rows[firsts[place]]]
+        lines.append(
+            f"  {counts[place]} copies of {kept['source']}/{kept['key']} ({kept['doc_id'][:8]}), such as "
+            f"{copy['source']}/{copy['key']} ({copy['doc_id'][:8]}, Jaccard {similarity:.2f}, {containment:.0%} of it)"
+        )
+    return lines
 
 
 # ---------------------------------------------------------------- splits
@@ -208,16 +251,19 @@ def _without_empty_split(splits: np.ndarray, places: np.ndarray, config: Dedupli
 
 def canaries() -> tuple[list[str], list[str], list[int]]:
     """Names, texts, and for each the number of the canary it is a copy of (-1: of none)."""
-    words = [f"word{number * 7919 % 1000}" for number in range(900)]
+    words = [f"word{number * 7919 % 2000}" for number in range(1900)]
     signs = [chr(0x4E00 + number * 7919 % 9000) for number in range(300)]
     planted = {
         "original": (" ".join(words[:300]), -1),
         "one word changed": (" ".join([*words[:299], "changed"]), 0),
         "equal": (" ".join(words[:300]), 0),
         "half quoted": (" ".join(words[150:450]), -1),
-        "other words": (" ".join(words[600:]), -1),
+        "other words": (" ".join(words[600:900]), -1),
+        "a book": (" ".join(words[900:]), -1),
+        "its chapter": (" ".join(words[1200:1500]), 5),
+        "a chapter of its own and a quotation": (" ".join(words[850:1000]), -1),
         "Chinese": ("".join(signs), -1),
-        "Chinese, one sign changed": ("".join([*signs[:299], "\u4dff"]), 5),
+        "Chinese, one sign changed": ("".join([*signs[:299], "\u4dff"]), 8),
         "Chinese, other signs": ("".join(signs[::-1]), -1),
     }
     return list(planted), [text for text, _ in planted.values()], [keeper for _, keeper in planted.values()]

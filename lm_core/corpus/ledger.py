@@ -85,6 +85,28 @@ def register_decisions(
     connection.execute(f"CREATE VIEW splits AS SELECT * FROM {parquet(duplicates / 'splits.parquet')}")
 
 
+def register_redactions(connection: duckdb.DuckDBPyConnection, cleaning: Path, duplicates: Path) -> None:
+    """Give a connection the view `redactions`: personal data found when cleaning, and what deduplication cuts.
+
+    Places of a document do not overlap: a cut covers the personal data within it, and gives way to what reaches beyond.
+    """
+    cuts = duplicates / "cuts.parquet"
+    places = parquet(cleaning / "redactions.parquet")
+    if not cuts.exists():
+        connection.execute(f"CREATE VIEW redactions AS SELECT * FROM {places}")
+        return
+    meet = "c.doc_id = p.doc_id AND p.start < c.start + c.length AND c.start < p.start + p.length"
+    within = "c.start <= p.start AND p.start + p.length <= c.start + c.length"
+    connection.execute(f"""
+        CREATE VIEW redactions AS
+        WITH cuts AS (
+            SELECT * FROM {parquet(cuts)} AS c WHERE NOT EXISTS (FROM {places} AS p WHERE {meet} AND NOT ({within}))
+        )
+        SELECT * FROM cuts UNION ALL
+        SELECT * FROM {places} AS p WHERE NOT EXISTS (FROM cuts AS c WHERE {meet})
+    """)
+
+
 def create_fates(connection: duckdb.DuckDBPyConnection) -> None:
     """Assemble the table `fates` from the registered corpus, the decisions and the rows a contract put aside.
 

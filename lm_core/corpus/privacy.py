@@ -236,6 +236,7 @@ def redacted(text: str, redactions: Sequence[Redaction]) -> str:
     """The text with a placeholder of its kind in the place of each redaction (in their order)."""
     parts, position = [], 0
     for kind, start, length in redactions:
-        parts += [text[position:start], PLACEHOLDERS[kind]]
+        # Lines and passages that deduplication cuts leave nothing behind.
+        parts += [text[position:start], PLACEHOLDERS.get(kind, "")]
         position = start + length
     return "".join([*parts, text[position:]])

@@ -10,6 +10,7 @@ import pytest
 
 from lm_core.corpus.config import DeduplicateConfig
 from lm_core.corpus.dedup import search as module
+from lm_core.corpus.dedup.greedy import Bounds
 from lm_core.corpus.dedup.index import identities
 from lm_core.corpus.dedup.search import Means, find_duplicates
 from lm_core.corpus.dedup.shingles import shingle_sets
@@ -81,7 +82,7 @@ def test_near_copies_are_those_of_a_brute_force_search(seed):
     expected = brute_force(texts, CONFIG.threshold)
     assert not found.exact.any()
     assert dropped_by(found) == {row: keeper for row, (keeper, _) in expected.items()}
-    assert np.allclose(found.scores[list(expected)], [score for _, score in expected.values()])
+    assert np.allclose(found.figures[list(expected), 0], [score for _, score in expected.values()])
     assert len(expected) > 10
 
 
@@ -179,7 +180,7 @@ def test_canaries_notice_a_broken_search(monkeypatch):
     broken = module.greedy_pass
 
     def blind(*arguments, **options):
-        return broken(*arguments, **(options | {"threshold": 2.0}))
+        return broken(*arguments, **(options | {"bounds": Bounds(2.0, 2.0)}))
 
     monkeypatch.setattr(module, "greedy_pass", blind)
     with pytest.raises(IntegrityError, match="canaries"):

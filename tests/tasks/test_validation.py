@@ -233,7 +233,7 @@ def test_a_corpus_without_training_text_is_refused(tmp_path):
 
 def test_a_corpus_without_held_out_text_is_refused(tmp_path):
     rows = tables()
-    for row in rows["deduplicate"]["splits"]:
+    for row in rows["deduplicate"]["splits"] + rows["prepare"]["examples"]:
         row["split"] = "train"
     with pytest.raises(UserError, match="to measure on"):
         build(tmp_path, rows)

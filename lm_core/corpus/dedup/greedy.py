@@ -1,10 +1,11 @@
 """Who stays: one greedy pass over the documents, in compiled code.
 
-Documents come in the order of preference. Each is compared with the *kept* documents that share a band with it, by the
-exact Jaccard similarity of their shingle sets; it is a copy when one of them is similar enough, and kept otherwise.
+Documents come in the order of preference. Each is compared with the *kept* documents that share a band with it or may
+contain it, by the exact overlap of their shingle sets. It is a copy when one of them is similar enough (Jaccard) or,
+failing that, holds enough of its shingles (containment), and kept otherwise.
 
-A similarity that an earlier run has computed is not computed again. With few new documents nearly all are known, so
-that no text but that of the new documents' neighbours is read; the pass itself is the same, and so is its result.
+An overlap that an earlier run has counted is not counted again. With few new documents nearly all are known, so that no
+text but that of the new documents' neighbours is read; the pass itself is the same, and so is its result.
 """
 
 # mypy: allow-untyped-defs
@@ -25,6 +26,27 @@ _SHIFT = np.uint64(32)
 _FREE = np.uint64(0xFFFFFFFFFFFFFFFF)
 # With more new documents than this share, everything is computed afresh.
 _FEW = 0.2
+_MUCH_LONGER = 32
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """From which figure on a document is a copy, and from which on two kept ones share a cluster.
+
+    Attributes:
+        containment: share of a document's shingles that another holds; None looks at similarity alone.
+        min_contained: shingles of which a document that is contained has at least so many.
+    """
+
+    threshold: float
+    cluster_threshold: float
+    containment: float | None = None
+    min_contained: int = 1
+
+    def numbers(self) -> tuple[float, float, float, int]:
+        """For the kernels: no containment reaches 2."""
+        containment = 2.0 if self.containment is None else self.containment
+        return self.threshold, self.cluster_threshold, containment, self.min_contained
 
 
 @dataclass(frozen=True)
@@ -32,18 +54,19 @@ class Pass:
     """Result of the greedy pass over m documents; numbers are places in the order of preference.
 
     Attributes:
-        keepers: (m,) int64, place of the most similar kept document, -1 for a document that is kept.
-        scores: (m,) float64, Jaccard similarity to the keeper, 0 for a kept document.
+        keepers: (m,) int64, place of the kept document that justifies the removal, -1 for a document that is kept.
+        figures: (m, 2) float64, Jaccard similarity to the keeper and containment in it, 0 for a kept document.
         joins: (j, 2) int64, kept documents that share a cluster: a spanning forest of the clusters.
         pairs: (p, 2) int64, all pairs that were compared.
-        similarities: (p,) float64, their similarities; 0 where the sizes alone keep it below `cluster_threshold`.
+        overlaps: (p, 3) int32, shingles that the two share, and how many each has; -1 for an overlap yet unknown, 0
+            shared where the sizes alone rule out what `Bounds` asks for.
     """
 
     keepers: np.ndarray
-    scores: np.ndarray
+    figures: np.ndarray
     joins: np.ndarray
     pairs: np.ndarray
-    similarities: np.ndarray
+    overlaps: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -59,10 +82,23 @@ class ShingleSets:
     lengths: np.ndarray
 
 
+@dataclass(frozen=True)
+class KnownPairs:
+    """Pairs (p, 2) of places whose overlaps (p, 3) are known, as in `Pass`."""
+
+    pairs: np.ndarray
+    overlaps: np.ndarray
+
+
 @njit(nogil=True, cache=True)
-def _jaccard(a, b):
-    """Jaccard similarity of two sorted sets without repeats."""
+def _shared(a, b):
+    """How many values two sorted sets without repeats share."""
     shared, i, j = 0, 0, 0
+    if len(b) > _MUCH_LONGER * len(a):
+        for value in a:
+            place = np.searchsorted(b, value)
+            shared += place < len(b) and b[place] == value
+        return shared
     while i < len(a) and j < len(b):
         if a[i] == b[j]:
             shared += 1
@@ -72,7 +108,7 @@ def _jaccard(a, b):
             i += 1
         else:
             j += 1
-    return shared / (len(a) + len(b) - shared)
+    return shared
 
 
 @njit(nogil=True, cache=True)
@@ -94,32 +130,38 @@ def _slot(table, key):
 
 
 @njit(nogil=True, cache=True)
-def _fill(table, values, keys, scores):
+def _fill(table, values, keys):
     for index in range(len(keys)):
         slot = _slot(table, keys[index])
         table[slot] = keys[index]
-        values[slot] = scores[index]
+        values[slot] = index
 
 
 @njit(nogil=True, cache=True)
-def _similarity(sets, known, place, other, least):
-    """Jaccard similarity of two documents; 0 when their sizes alone keep it below `least`; nan when it is unknown."""
+def _overlap(sets, known, place, other, bounds, out):
+    """Fill `out` with the shared shingles of two documents and their sizes; -1 when they are unknown."""
     shingles, starts, lengths = sets
-    if lengths[place] < 0 or lengths[other] < 0:
-        table, values = known
+    out[1], out[2] = lengths[place], lengths[other]
+    if out[1] < 0 or out[2] < 0:
+        table, values, overlaps = known
         slot = _slot(table, (np.uint64(place) << _SHIFT) | np.uint64(other))
-        return values[slot] if table[slot] != _FREE else np.nan
-    if min(lengths[place], lengths[other]) < least * max(lengths[place], lengths[other]):
-        return 0.0
-    return _jaccard(
-        shingles[starts[place] : starts[place] + lengths[place]],
-        shingles[starts[other] : starts[other] + lengths[other]],
+        if table[slot] == _FREE:
+            out[:] = -1
+        else:
+            out[:] = overlaps[values[slot]]
+        return
+    if bounds[2] > 1 and min(out[1], out[2]) < bounds[1] * max(out[1], out[2]):
+        out[0] = 0
+        return
+    short, long = (place, other) if out[1] <= out[2] else (other, place)
+    out[0] = _shared(
+        shingles[starts[short] : starts[short] + lengths[short]], shingles[starts[long] : starts[long] + lengths[long]]
     )
 
 
 @njit(nogil=True, cache=True)
-def _candidates(place, stamp, groups, heads, links, seen, found):
-    """Collect the kept documents that share a bucket with `place`, each once; returns how many."""
+def _candidates(place, stamp, groups, heads, links, containers, keepers, seen, found):
+    """Collect the kept documents that share a bucket with `place` or may contain it, each once; returns how many."""
     count = 0
     for band in range(groups.shape[1]):
         other = heads[groups[place, band]]
@@ -129,7 +171,36 @@ def _candidates(place, stamp, groups, heads, links, seen, found):
                 found[count] = other
                 count += 1
             other = links[other, band]
+    starts, others = containers
+    for other in others[starts[place] : starts[place + 1]]:
+        if keepers[other] < 0 and seen[other] != stamp:
+            seen[other] = stamp
+            found[count] = other
+            count += 1
     return count
+
+
+@njit(nogil=True, cache=True)
+def _justify(place, other, overlap, bounds, keepers, figures):
+    """Let `other` be the keeper of `place` if it justifies that better than the one so far; returns whether they join.
+
+    Similarity justifies before containment, the higher figure before the lower, and of equals the preferred document,
+    so that the order in which candidates are found does not matter.
+    """
+    shared = overlap[0]
+    similarity = shared / max(overlap[1] + overlap[2] - shared, 1)
+    contained = shared / overlap[1] if overlap[1] >= bounds[3] else 0.0
+    containing = shared / overlap[2] if overlap[2] >= bounds[3] else 0.0
+    copy = similarity >= bounds[0]
+    if copy or contained >= bounds[2]:
+        was_copy = keepers[place] >= 0 and figures[place, 0] >= bounds[0]
+        better = keepers[place] < 0 or (copy and not was_copy)
+        if not better and copy == was_copy:
+            new, old = (similarity, figures[place, 0]) if copy else (contained, figures[place, 1])
+            better = new > old or (new == old and other < keepers[place])
+        if better:
+            keepers[place], figures[place, 0], figures[place, 1] = other, similarity, shared / max(overlap[1], 1)
+    return similarity >= bounds[1] or contained >= bounds[2] or containing >= bounds[2]
 
 
 @njit(nogil=True, cache=True)
@@ -145,36 +216,33 @@ def _join(place, near, parents, joins, num_joins):
 
 
 @njit(nogil=True, cache=True)
-def _visit(first, last, groups, heads, links, seen, sets, known, bounds, keepers, scores, parents, joins, pairs,
-           similarities, counts):  # fmt: skip
+def _visit(first, last, groups, heads, links, containers, seen, sets, known, bounds, keepers, figures, parents, joins,
+           pairs, overlaps, counts):  # fmt: skip
     """Visit the places first..last, or fewer when the room for pairs does not suffice; returns the next place.
 
     Args:
         groups: (m, bands) int32, number of the bucket in each band.
         heads, links: kept documents of each bucket as a linked list; -1 ends it.
+        containers: (starts, others), those that may contain a document.
         seen: (m,) int64, the last visit that each document was compared in.
-        known: (table, values) of similarities by pair.
-        bounds: (similarity of a copy, similarity within a cluster).
-        joins: (m, 2); pairs: uint64, `place << 32 | other`; similarities: all filled from the front.
+        known: (table, values, overlaps) of pairs.
+        bounds: `Bounds.numbers()`.
+        joins: (m, 2); pairs: uint64, `place << 32 | other`; overlaps: all filled from the front.
         counts: (pairs, joins, visits) so far.
     """
-    threshold, cluster_threshold = bounds
     found = np.empty(len(keepers), np.int64)
     for place in range(first, last):
         counts[2] += 1
-        num_found = _candidates(place, counts[2], groups, heads, links, seen, found)
+        num_found = _candidates(place, counts[2], groups, heads, links, containers, keepers, seen, found)
         if counts[0] + num_found > len(pairs):
             return place
         num_near = 0
         for other in found[:num_found]:
-            score = _similarity(sets, known, place, other, cluster_threshold)
+            overlap = overlaps[counts[0]]
+            _overlap(sets, known, place, other, bounds, overlap)
             pairs[counts[0]] = (np.uint64(place) << _SHIFT) | np.uint64(other)
-            similarities[counts[0]] = score
             counts[0] += 1
-            # Of keepers as similar the preferred one, whatever the order in which the buckets are searched.
-            if score >= threshold and (score > scores[place] or (score == scores[place] and other < keepers[place])):
-                keepers[place], scores[place] = other, score
-            if score >= cluster_threshold:
+            if overlap[0] >= 0 and _justify(place, other, overlap, bounds, keepers, figures):
                 found[num_near] = other
                 num_near += 1
         if keepers[place] >= 0:
@@ -197,69 +265,71 @@ def _buckets(keys: np.ndarray) -> tuple[np.ndarray, int]:
     return groups, total
 
 
-def _table(pairs: np.ndarray, similarities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Hash table of the similarities of pairs (p, 2), the later place first in each."""
-    size = 1 << max(4, (2 * len(pairs)).bit_length())
-    table, values = np.full(size, _FREE, np.uint64), np.zeros(size)
-    keys = (pairs.max(axis=1).astype(np.uint64) << _SHIFT) | pairs.min(axis=1).astype(np.uint64)
-    _fill(table, values, keys, similarities)
-    return table, values
+def _table(known: KnownPairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hash table of known pairs, the later place first in each: (keys, rows of overlaps, overlaps)."""
+    size = 1 << max(4, (2 * len(known.pairs)).bit_length())
+    table, values = np.full(size, _FREE, np.uint64), np.zeros(size, np.int64)
+    turned = known.pairs[:, 0] < known.pairs[:, 1]
+    overlaps = np.where(turned[:, None], known.overlaps[:, [0, 2, 1]], known.overlaps).astype(np.int32)
+    keys = (known.pairs.max(axis=1).astype(np.uint64) << _SHIFT) | known.pairs.min(axis=1).astype(np.uint64)
+    _fill(table, values, keys)
+    return table, values, overlaps
 
 
 def _one_pass(
-    keys: np.ndarray, sets: ShingleSets, known: tuple[np.ndarray, np.ndarray], bounds: tuple[float, float],
-    progress: Callable[[int, int], None],
+    keys: np.ndarray, containers: tuple[np.ndarray, np.ndarray], sets: ShingleSets,
+    known: tuple[np.ndarray, np.ndarray, np.ndarray], bounds: Bounds, progress: Callable[[int, int], None],
 ) -> Pass:  # fmt: skip
     count = len(keys)
     groups, num_buckets = _buckets(keys)
     heads, links = np.full(num_buckets, -1, np.int32), np.full(keys.shape, -1, np.int32)
     seen, parents = np.full(count, -1, np.int64), np.arange(count)
-    keepers, scores = np.full(count, -1, np.int64), np.zeros(count)
+    keepers, figures = np.full(count, -1, np.int64), np.zeros((count, 2))
     joins, counts = np.empty((count, 2), np.int64), np.zeros(3, np.int64)
-    pairs, similarities = np.empty(16 * count + 1, np.uint64), np.empty(16 * count + 1)
+    pairs, overlaps = np.empty(16 * count + 1, np.uint64), np.empty((16 * count + 1, 3), np.int32)
     place = 0
     while place < count:
         progress(place, count)
-        stop = _visit(place, min(place + _STEP, count), groups, heads, links, seen,
-                      (sets.shingles, sets.starts, sets.lengths), known, bounds, keepers, scores, parents, joins,
-                      pairs, similarities, counts)  # fmt: skip
+        stop = _visit(place, min(place + _STEP, count), groups, heads, links, containers, seen,
+                      (sets.shingles, sets.starts, sets.lengths), known, bounds.numbers(), keepers, figures, parents,
+                      joins, pairs, overlaps, counts)  # fmt: skip
         if stop == place:
             pairs = np.concatenate([pairs, np.empty_like(pairs)])
-            similarities = np.concatenate([similarities, np.empty_like(similarities)])
+            overlaps = np.concatenate([overlaps, np.empty_like(overlaps)])
         place = stop
     used = pairs[: counts[0]]
     apart = np.stack([used >> _SHIFT, used & np.uint64(0xFFFFFFFF)], axis=1).astype(np.int64)
-    return Pass(keepers, scores, joins[: counts[1]], apart, similarities[: counts[0]])
+    return Pass(keepers, figures, joins[: counts[1]], apart, overlaps[: counts[0]])
 
 
 def greedy_pass(
     keys: np.ndarray,
+    containers: np.ndarray,
     load: Callable[[np.ndarray], ShingleSets],
     *,
-    known_pairs: np.ndarray,
-    known_similarities: np.ndarray,
+    known: KnownPairs,
     num_new: int,
-    threshold: float,
-    cluster_threshold: float,
+    bounds: Bounds,
     progress: Callable[[int, int], None],
 ) -> Pass:
     """Decide for each of m documents (in the order of preference) whether it stays.
 
     Args:
         keys: (m, bands) uint64, their band keys.
+        containers: (p, 2) places of documents, and of an earlier one that may contain it.
         load: gives the shingle sets of the documents of a mask (m,).
-        known_pairs: (p, 2) places of pairs whose similarities are known.
         num_new: how many of the documents no earlier run has seen.
     """
-    bounds = (threshold, cluster_threshold)
-    known = _table(known_pairs, known_similarities)
+    order = np.argsort(containers[:, 0], kind="stable")
+    starts = np.searchsorted(containers[order, 0], np.arange(len(keys) + 1))
+    table = _table(known)
     wanted = np.full(len(keys), num_new > _FEW * len(keys))
     while True:
         sets = load(wanted)
-        found = _one_pass(keys, sets, known, bounds, progress)
-        missing = np.isnan(found.similarities)
+        found = _one_pass(keys, (starts, containers[order, 1]), sets, table, bounds, progress)
+        missing = found.overlaps[:, 0] < 0
         if not missing.any():
             return found
-        # Similarities yet unknown counted as none: load what they need, and see whether others are needed then.
+        # Overlaps yet unknown counted as none: load what they need, and see whether others are needed then.
         wanted = wanted.copy()
         wanted[found.pairs[missing].ravel()] = True

@@ -1,6 +1,6 @@
 """The band index: what earlier runs have computed of documents that are still there.
 
-Identities are hashes of the text, so a sketch holds for ever, and so does the similarity of a pair. The index saves
+Identities are hashes of the text, so a sketch holds for ever, and so does what two documents share. The index saves
 time and changes nothing else: a missing or damaged one is rebuilt.
 """
 
@@ -29,30 +29,34 @@ def identities(doc_ids: pa.Array) -> np.ndarray:
 
 @dataclass(frozen=True)
 class BandIndex:
-    """Sketches of n documents in the order of their identity, and similarities of p pairs of them.
+    """Sketches of n documents in the order of their identity, and what p pairs of them share.
 
     Attributes:
         doc_ids: (n, 2) uint64.
         content: (n, 2) uint64, hash of the bytes.
         keys: (n, bands) uint64.
         num_shingles: (n,) int64.
+        sample_values, sample_rows: sampled shingles (see `containment.Samples`) by rows of the index.
         pairs: (p, 2) int64, rows of the index.
-        similarities: (p,) float64.
+        overlaps: (p, 3) int32, shingles that the two share, and how many the first and the second have.
     """
 
     doc_ids: np.ndarray
     content: np.ndarray
     keys: np.ndarray
     num_shingles: np.ndarray
+    sample_values: np.ndarray
+    sample_rows: np.ndarray
     pairs: np.ndarray
-    similarities: np.ndarray
+    overlaps: np.ndarray
 
     @classmethod
     def empty(cls, num_bands: int) -> BandIndex:
         """An index of no documents."""
         none = np.empty((0, 2), np.uint64)
-        numbers = np.empty(0, np.int64)
-        return cls(none, none, np.empty((0, num_bands), np.uint64), numbers, np.empty((0, 2), np.int64), np.empty(0))
+        numbers, keys, pairs = np.empty(0, np.int64), np.empty((0, num_bands), np.uint64), np.empty((0, 2), np.int64)
+        samples = np.empty(0, np.uint64), numbers
+        return cls(none, none, keys, numbers, *samples, pairs, np.empty((0, 3), np.int32))
 
     @classmethod
     def load(cls, folder: Path, num_bands: int) -> BandIndex:

@@ -16,7 +16,8 @@ import numpy as np
 
 from lm_core.corpus.characters import character_table
 from lm_core.corpus.config import DeduplicateConfig
-from lm_core.corpus.dedup.greedy import ShingleSets, greedy_pass
+from lm_core.corpus.dedup.containment import Samples, proposed_pairs
+from lm_core.corpus.dedup.greedy import Bounds, KnownPairs, ShingleSets, greedy_pass
 from lm_core.corpus.dedup.index import BandIndex
 from lm_core.corpus.dedup.shingles import shingle_sets
 from lm_core.corpus.dedup.sketch import Sketches, sketch, text_buffers
@@ -61,20 +62,28 @@ class Findings:
 
     Attributes:
         keepers: (n,) int64, the row kept instead; -1 for a document that is kept.
-        scores: (n,) float64, Jaccard similarity to the keeper, 1 for equal texts, 0 for a kept document.
+        figures: (n, 2) float64, Jaccard similarity to the keeper and containment in it; 1 for equal texts, 0 for a
+            kept document.
         exact: (n,) bool, dropped because the text of the keeper is the same byte for byte.
         related: (j, 2) int64, pairs of kept rows that share a cluster.
         sketches: of all documents.
-        pairs: (p, 2) int64, rows that were compared; similarities: (p,) float64.
+        pairs: (p, 2) int64, rows that were compared; overlaps: (p, 3) int32, what they share, and both sizes.
     """
 
     keepers: np.ndarray
-    scores: np.ndarray
+    figures: np.ndarray
     exact: np.ndarray
     related: np.ndarray
     sketches: Sketches
     pairs: np.ndarray
-    similarities: np.ndarray
+    overlaps: np.ndarray
+
+    @property
+    def similarities(self) -> np.ndarray:
+        """(p,) float64, Jaccard similarities of the pairs that were compared."""
+        shared, first, second = self.overlaps.T.astype(np.float64)
+        similarities: np.ndarray = shared / np.maximum(first + second - shared, 1)
+        return similarities
 
 
 @dataclass(frozen=True)
@@ -104,28 +113,41 @@ def find_duplicates(
     keepers = _equal_texts(sketches.content, preference)
     exact = keepers >= 0
     survivors = preference[~exact[preference]]
+    containers = _containers(sketches.samples, survivors, config)
     crowded = _with_company(sketches, survivors)
+    crowded[containers.ravel()] = True
     rows = survivors[crowded[survivors]]
     places = np.full(len(texts), -1, np.int64)
     places[rows] = np.arange(len(rows))
-    pairs, similarities = _known_pairs(known, places)
     found = greedy_pass(
         sketches.keys[rows],
+        places[containers],
         lambda wanted: _load_sets(texts, rows, wanted, places, sketches.num_shingles, config, means),
-        known_pairs=pairs,
-        known_similarities=similarities,
+        known=_known_pairs(known, places),
         num_new=int((known.rows[rows] < 0).sum()),
-        threshold=config.threshold,
-        cluster_threshold=config.cluster_threshold,
+        bounds=Bounds(
+            config.threshold, config.cluster_threshold, config.containment_threshold, config.min_contained_shingles
+        ),
         progress=lambda done, total: means.progress(done, total, "candidates"),
     )
-    scores = np.where(exact, 1.0, 0.0)
+    figures = np.repeat(np.where(exact, 1.0, 0.0)[:, None], 2, axis=1)
     near = found.keepers >= 0
-    keepers[rows[near]], scores[rows[near]] = rows[found.keepers[near]], found.scores[near]
+    keepers[rows[near]], figures[rows[near]] = rows[found.keepers[near]], found.figures[near]
     # A copy of a document that was itself dropped is justified by what that document was dropped for.
     moved = np.flatnonzero(exact & (keepers[keepers] >= 0))
-    exact[moved], scores[moved], keepers[moved] = False, scores[keepers[moved]], keepers[keepers[moved]]
-    return Findings(keepers, scores, exact, rows[found.joins], sketches, rows[found.pairs], found.similarities)
+    exact[moved], figures[moved], keepers[moved] = False, figures[keepers[moved]], keepers[keepers[moved]]
+    return Findings(keepers, figures, exact, rows[found.joins], sketches, rows[found.pairs], found.overlaps)
+
+
+def _containers(samples: Samples, survivors: np.ndarray, config: DeduplicateConfig) -> np.ndarray:
+    """(p, 2) rows: a text, and one preferred to it that may contain it."""
+    if config.containment_threshold is None:
+        return np.empty((0, 2), np.int64)
+    ranks = np.full(len(survivors) and int(survivors.max()) + 1, -1, np.int64)
+    ranks[survivors] = np.arange(len(survivors))
+    if len(samples.rows):
+        ranks = np.append(ranks, np.full(max(0, int(samples.rows.max()) + 1 - len(ranks)), -1))
+    return proposed_pairs(samples, ranks, config.containment_threshold)
 
 
 def _sketches(texts: Texts, config: DeduplicateConfig, known: Known, means: Means) -> Sketches:
@@ -141,15 +163,25 @@ def _sketches(texts: Texts, config: DeduplicateConfig, known: Known, means: Mean
         known.index.num_shingles[source],
     )
 
+    least = None if config.containment_threshold is None else config.min_contained_shingles
+    new_samples: list[Samples] = []
+
     def work(part: Part) -> None:
         rows, own = part()
-        found = sketch(
-            own, shingle_tokens=config.shingle_tokens, num_bands=config.num_bands, band_rows=config.band_rows
-        )
+        found = sketch(own, shingle_tokens=config.shingle_tokens, num_bands=config.num_bands,
+                       band_rows=config.band_rows, min_sampled_shingles=least)  # fmt: skip
         keys[rows], content[rows], num_shingles[rows] = found.keys, found.content, found.num_shingles
+        new_samples.append(Samples(found.samples.values, rows[found.samples.rows]))
 
     means.each(texts.parts(known.rows < 0), work, "parts")
-    return Sketches(content, keys, num_shingles)
+    return Sketches(content, keys, num_shingles, _known_samples(known).with_others(new_samples))
+
+
+def _known_samples(known: Known) -> Samples:
+    new_rows = np.full(len(known.index.doc_ids), -1, np.int64)
+    old = np.flatnonzero(known.rows >= 0)
+    new_rows[known.rows[old]] = old
+    return Samples(known.index.sample_values, known.index.sample_rows).renumbered(new_rows)
 
 
 def _equal_texts(content: np.ndarray, preference: np.ndarray) -> np.ndarray:
@@ -178,14 +210,14 @@ def _with_company(sketches: Sketches, survivors: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _known_pairs(known: Known, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of the index both of whose documents have a place, as places, and their similarities."""
+def _known_pairs(known: Known, places: np.ndarray) -> KnownPairs:
+    """The pairs of the index both of whose documents have a place, as places."""
     of_index = np.full(len(known.index.doc_ids), -1, np.int64)
     old = np.flatnonzero(known.rows >= 0)
     of_index[known.rows[old]] = places[old]
     pairs = of_index[known.index.pairs]
     usable = (pairs >= 0).all(axis=1)
-    return pairs[usable], np.asarray(known.index.similarities)[usable]
+    return KnownPairs(pairs[usable], np.asarray(known.index.overlaps)[usable])
 
 
 def _load_sets(

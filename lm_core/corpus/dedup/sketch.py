@@ -17,11 +17,13 @@ import pyarrow as pa
 from numba import njit
 
 from lm_core.corpus.characters import character_table
+from lm_core.corpus.dedup.containment import SAMPLE_BITS, Samples
 from lm_core.corpus.dedup.shingles import mix, shingle_hashes, token_hashes
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _SEED_LOW, _SEED_HIGH = np.uint64(0x243F6A8885A308D3), np.uint64(0x13198A2E03707344)  # digits of pi
 _ALL_ONES = np.uint32(0xFFFFFFFF)
+_SAMPLED = np.uint64((1 << SAMPLE_BITS) - 1)
 
 
 @njit(nogil=True, cache=True)
@@ -62,8 +64,19 @@ def _minhash(shingles, count, factors, addends, minima):
 
 
 @njit(nogil=True, cache=True)
-def _band_keys(offsets, data, table, size, factors, addends, keys, num_shingles):
-    """Band keys (rows, bands) of all texts; a text without shingles has num_shingles 0 and meaningless keys."""
+def _band_keys(offsets, data, table, size, functions, keys, num_shingles, least, samples, owners):
+    """Band keys (rows, bands) of all texts; a text without shingles has num_shingles 0 and meaningless keys.
+
+    Args:
+        functions: (factors, addends) of the MinHash functions.
+        least: texts of fewer shingles are not sampled.
+        samples, owners: filled from the front with sampled shingles and the places of their texts.
+
+    Returns:
+        How many shingles were sampled.
+    """
+    factors, addends = functions
+    num_samples = 0
     longest = 0
     for row in range(len(offsets) - 1):
         longest = max(longest, offsets[row + 1] - offsets[row])
@@ -77,12 +90,19 @@ def _band_keys(offsets, data, table, size, factors, addends, keys, num_shingles)
         total = shingle_hashes(tokens, count, size, shingles)
         num_shingles[row] = total
         _minhash(shingles, total, factors, addends, minima)
+        if total >= least:
+            for index in range(total):
+                if shingles[index] & _SAMPLED == 0:
+                    samples[num_samples] = shingles[index]
+                    owners[num_samples] = row
+                    num_samples += 1
         for band in range(num_bands):
             state = np.uint64(band + 1)
             for index in range(band * width, (band + 1) * width):
                 state = np.uint64((state ^ np.uint64(minima[index])) * _ODD)
                 state ^= state >> np.uint64(32)
             keys[row, band] = mix(state)
+    return num_samples
 
 
 @dataclass(frozen=True)
@@ -93,11 +113,13 @@ class Sketches:
         content: (rows, 2) uint64, hash of the bytes.
         keys: (rows, bands) uint64.
         num_shingles: (rows,) int64, 0 for a text without any letter or digit.
+        samples: sampled shingles, for the search for contained texts.
     """
 
     content: np.ndarray
     keys: np.ndarray
     num_shingles: np.ndarray
+    samples: Samples
 
 
 def text_buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -121,13 +143,33 @@ def hash_functions(count: int) -> tuple[np.ndarray, np.ndarray]:
     return (drawn >> np.uint64(32)).astype(np.uint32) | np.uint32(1), (drawn & np.uint64(0xFFFFFFFF)).astype(np.uint32)
 
 
-def sketch(texts: pa.Array, *, shingle_tokens: int, num_bands: int, band_rows: int) -> Sketches:
-    """Sketch each text of a string array."""
+def sketch(
+    texts: pa.Array, *, shingle_tokens: int, num_bands: int, band_rows: int, min_sampled_shingles: int | None = None
+) -> Sketches:
+    """Sketch each text of a string array.
+
+    Args:
+        min_sampled_shingles: texts of fewer shingles are not sampled; None samples none.
+    """
     offsets, data = text_buffers(texts)
-    factors, addends = hash_functions(num_bands * band_rows)
+    functions = hash_functions(num_bands * band_rows)
     content = np.empty((len(texts), 2), np.uint64)
     keys = np.empty((len(texts), num_bands), np.uint64)
     num_shingles = np.empty(len(texts), np.int64)
     _content_hashes(offsets, data, content)
-    _band_keys(offsets, data, character_table(), shingle_tokens, factors, addends, keys, num_shingles)
-    return Sketches(content, keys, num_shingles)
+    # A token takes a byte and a separator at least, or more than one byte; only the pages that are filled cost memory.
+    room = 0 if min_sampled_shingles is None else int(offsets[-1] - offsets[0] + len(texts)) // 2 + len(texts)
+    samples, owners = np.empty(room, np.uint64), np.empty(room, np.int64)
+    least = min_sampled_shingles if min_sampled_shingles is not None else 1 << 62
+    count = _band_keys(offsets, data, character_table(), shingle_tokens, functions, keys, num_shingles, least,
+                       samples, owners)  # fmt: skip
+    return Sketches(content, keys, num_shingles, _distinct(samples[:count], owners[:count]))
+
+
+def _distinct(values: np.ndarray, rows: np.ndarray) -> Samples:
+    """Samples in order, each shingle once for each text."""
+    order = np.lexsort((rows, values))
+    values, rows = values[order], rows[order]
+    new = np.ones(len(values), bool)
+    new[1:] = (values[1:] != values[:-1]) | (rows[1:] != rows[:-1])
+    return Samples(values[new], rows[new])
