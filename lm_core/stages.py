@@ -21,7 +21,7 @@ from lm_core.store import Stage
 
 COLLECT = Stage(
     name="collect",
-    version=2,
+    version=3,
     output=Corpus,
     function="lm_core.corpus.collect:collect",
     inputs={},

@@ -1,9 +1,15 @@
 """Books, files on other file systems, and reading again only what has changed."""
 
+import base64
+import hashlib
 import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from lm_core.corpus.collect import collect, source_digests
 from lm_core.corpus.config import CollectConfig, HubDataset, InstalledPackages, LocalFiles
@@ -122,6 +128,45 @@ def test_files_on_another_file_system(tmp_path):
     memory.rm("/lake", recursive=True)
 
 
+class HalfwayFileSystem(MemoryFileSystem):
+    """Files in memory of which the first copy comes cut short, and some come damaged for ever."""
+
+    protocol = "halfway"
+    num_asked: ClassVar = Counter()
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.replace("halfway://", "memory://"))
+
+    def get_file(self, path, copy, **settings):
+        super().get_file(path, copy, **settings)
+        self.num_asked[path] += 1
+        content = Path(copy).read_bytes()
+        if path.endswith("lost.txt") or self.num_asked[path] == 1:
+            Path(copy).write_bytes(content[:3])
+        if path.endswith("moved.txt"):
+            Path(copy).write_bytes(content[::-1])
+
+    def find(self, path, **settings):
+        found = super().find(path, **settings)
+        for info in found.values() if settings.get("detail") else ():
+            md5 = hashlib.md5(self.store[info["name"]].getvalue(), usedforsecurity=False)
+            info["md5Hash"] = base64.b64encode(md5.digest()).decode()
+        return found
+
+
+def test_a_copy_that_is_not_what_was_listed_is_fetched_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("lm_core.corpus.sources.remote._PAUSES_SECONDS", (0, 0))
+    fsspec.register_implementation("halfway", HalfwayFileSystem, clobber=True)
+    lake = fsspec.filesystem("halfway")
+    for name in ("found", "lost", "moved"):
+        lake.pipe(f"/half/{name}.txt", f"text of {name}".encode())
+    documents, rejected, _ = read(tmp_path, LocalFiles(path="halfway://half"))
+    assert [row["text"] for row in documents] == ["text of found"]
+    assert rejected == {"lost.txt": "not_downloaded", "moved.txt": "not_downloaded"}
+    lake.rm("/half", recursive=True)
+
+
 @pytest.mark.parametrize(
     ("path", "kind", "words"),
     [("memory://nowhere", UserError, "does not exist"), ("nosuch://a", UserError, "no file system"),
@@ -170,7 +215,7 @@ def test_a_damaged_pack_is_read_anew(tmp_path):
     assert again[2]["num_parts_read"] == 1
 
 
-COLLECT_BY_VERSION = {2: "65ba3e602dd01ee7"}
+COLLECT_BY_VERSION = {3: "65ba3e602dd01ee7"}
 
 
 def test_what_collect_finds_is_pinned_by_its_version(tmp_path):

@@ -1,12 +1,15 @@
 """Really broken files of every kind: each costs its broken part, with reason and place, and nothing else."""
 
 import bz2
+import copy
 import gzip
 import io
 import json
 import lzma
+import os
 import tracemalloc
 import zipfile
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +18,7 @@ import zstandard
 
 from lm_core.corpus.collect import collect
 from lm_core.corpus.config import CollectConfig, LocalFiles, WebPages, source_of
+from lm_core.corpus.sources.local_files import find_files
 from tests.corpus.builds import new_build, rows
 
 LIMIT = 100_000
@@ -87,24 +91,25 @@ def test_bytes_that_are_no_text_are_said_so(tmp_path):
 
 
 PACKERS = {
-    ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard.ZstdCompressor().compress,
+    ".gz": gzip.compress, ".bz2": partial(bz2.compress, compresslevel=1), ".xz": lzma.compress,
+    ".zst": zstandard.ZstdCompressor().compress,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("suffix", PACKERS)
 def test_compressed_whole_cut_and_fake(tmp_path, suffix):
-    lines = b"".join(json.dumps({"text": f"text {n} {n * n * 7919}"}).encode() + b"\n" for n in range(4000))
+    lines = b"".join(json.dumps({"text": f"text {n} {n * n * 7919}"}).encode() + b"\n" for n in range(8000))
     packed = PACKERS[suffix](lines)
     files = {"whole.jsonl": packed, "cut.jsonl": packed[: len(packed) // 2], "fake.jsonl": b"not packed" * 9}
     texts, rejected, _ = read(tmp_path, {name + suffix: content for name, content in files.items()})
-    assert len(texts) >= 4000
+    assert len(texts) > 9000, "what stands before the place where a file is cut is read"
     assert {key.partition(".")[0] for key, _, _ in rejected} == {"cut", "fake"}
     assert all("byte" in detail for _, _, detail in rejected)
 
 
 @pytest.mark.parametrize("suffix", PACKERS)
 def test_a_bomb_is_stopped(tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr("lm_core.corpus.sources.streams._GRACE_BYTES", 1_000_000)
+    monkeypatch.setattr("lm_core.corpus.sources.streams.GRACE_BYTES", 1_000_000)
     monkeypatch.setattr("lm_core.corpus.sources.streams.MAX_RATIO", 20)
     bomb = PACKERS[suffix](b" " * 20_000_000)
     _, rejected, _ = read(tmp_path, {f"a.jsonl{suffix}": bomb, f"b.csv{suffix}": bomb, f"c.txt{suffix}": bomb})
@@ -120,6 +125,52 @@ def test_archives_within_archives_are_not_opened(tmp_path):
     assert sorted(reasons(rejected)) == ["bad_line", "nested_archive", "unreadable_file"]
     assert statistics["ignored_files"] == {".png": 1}
     assert not list(tmp_path.rglob("up.txt"))
+
+
+def test_members_that_share_a_name_are_both_read(tmp_path):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("a.txt", "the first text")
+        archive.writestr("a.txt", "the second text")
+    assert sorted(read(tmp_path, {"z.zip": packed.getvalue()})[0]) == ["the first text", "the second text"]
+
+
+def test_members_that_overlap_are_a_bomb(tmp_path, monkeypatch):
+    """Every entry of the directory points at the same bytes: each is harmless, all together fill the disk."""
+    monkeypatch.setattr("lm_core.corpus.sources.zip_files.GRACE_BYTES", 1_000_000)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", "0" * 100_000)
+        for number in range(400):
+            twin = copy.copy(archive.filelist[0])
+            twin.filename = f"{number}.txt"
+            archive.filelist.append(twin)
+    texts, rejected, _ = read(tmp_path, {"z.zip": packed.getvalue()})
+    assert (texts, reasons(rejected)) == ([], ["bomb"])
+
+
+def test_a_parser_that_fails_costs_its_file(tmp_path, monkeypatch):
+    def fail(*arguments, **settings):
+        raise AttributeError("an error that nobody foresaw")
+
+    monkeypatch.setattr("feedparser.parse", fail)
+    _, rejected, _ = read(tmp_path, {"a.rss": b"<rss/>"})
+    assert rejected == [("a.rss", "reader_failed", "AttributeError: an error that nobody foresaw")]
+
+
+def test_feeds_that_are_none(tmp_path):
+    _, rejected, _ = read(tmp_path, {"a.rss": b"", "b.atom": b"no feed at all"})
+    assert reasons(rejected) == ["unreadable_file"] * 2
+
+
+def test_what_is_no_file_is_counted_and_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "broken.txt").symlink_to("nowhere")
+    (tmp_path / "circle").symlink_to(tmp_path)
+    (tmp_path / "good.txt").write_text("a text")
+    found = find_files(LocalFiles(path=str(tmp_path)))
+    assert [file.name for file in found.files] == ["good.txt"]
+    assert found.ignored == {"no regular file": 1, "broken link": 1, "link to a folder": 1}
 
 
 @pytest.mark.parametrize(
@@ -177,7 +228,10 @@ def test_one_endless_line_costs_itself(tmp_path):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt", "a.html", "a.warc", "a.epub", "a.tsv", "a.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["a.jsonl", "a.csv", "a.txt", "a.html", "a.warc", "a.epub", "a.tsv", "a.json", "a.rss", "a.arc", "a.jsonl.gz"],
+)
 def test_half_a_gigabyte_in_one_line(tmp_path, name):
     import subprocess
     import sys
@@ -185,7 +239,7 @@ def test_half_a_gigabyte_in_one_line(tmp_path, name):
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "good.txt").write_text("good")
-    with open(folder / name, "wb") as stream:
+    with (gzip.open if name.endswith("gz") else open)(folder / name, "wb") as stream:
         stream.write(b'{"text": "' if name.endswith("jsonl") else b"text\n" if "sv" in name else b"WARC/1.0\r\n")
         for _ in range(500):
             stream.write(b"word " * 200_000)
@@ -223,6 +277,22 @@ def test_parquet_that_is_damaged(tmp_path):
     assert found["cut.parquet"][0] == "unreadable_file"
     assert found["none.parquet"][0] == "no_text_column"
     assert found["hole.parquet"][1].startswith(f"rows {len(texts) + 1} to 9000")
+
+
+def test_parquet_of_bytes_and_of_rows_beyond_the_limit(tmp_path):
+    def packed(values):
+        sink = io.BytesIO()
+        pq.write_table(pa.table({"text": values}), sink)
+        return sink.getvalue()
+
+    plain = pa.array(["Grüße".encode(), b"\0\1\2\3" * 900, "Köln".encode("latin-1")], pa.binary())
+    files = {"bytes.parquet": packed(plain), "long.parquet": packed(["x" * (2 * LIMIT)])}
+    texts, rejected, _ = read(tmp_path, files, max_document_bytes=LIMIT)
+    assert texts == ["Grüße", "Köln"]
+    assert [(key, reason) for key, reason, _ in rejected] == [
+        ("bytes.parquet#2", "binary"),
+        ("long.parquet#1-", "too_long"),
+    ]
 
 
 def test_a_source_says_what_it_is():

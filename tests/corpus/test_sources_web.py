@@ -21,7 +21,7 @@ def page(name):
 
 
 class Site:
-    """Pages by path -> (status, headers, body); counts what is asked."""
+    """Pages by path -> (status, headers, body), or a list of what to answer in turn; counts what is asked."""
 
     def __init__(self):
         self.pages, self.asked = {}, []
@@ -30,7 +30,8 @@ class Site:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 site.asked.append(self.path)
-                status, headers, body = site.pages.get(self.path, (404, {}, b""))
+                answer = site.pages.get(self.path, (404, {}, b""))
+                status, headers, body = answer.pop(0) if isinstance(answer, list) else answer
                 if status == 200 and headers.get("ETag") and self.headers.get("If-None-Match") == headers["ETag"]:
                     status, body = 304, b""
                 self.send_response(status)
@@ -165,6 +166,36 @@ def test_a_site_that_is_down_is_tried_later(tmp_path, site):
         read(tmp_path, web(urls=(f"{site.root}/a",)))
     with pytest.raises(UserError, match="only https"):
         check_sources(CollectConfig(sources=(WebPages(urls=(site.root,)),)))
+
+
+def test_what_fails_for_a_moment_is_asked_for_again(tmp_path, site, monkeypatch):
+    from lm_core.corpus.sources import web_store
+
+    monkeypatch.setattr(web_store, "_MAX_PAUSE_SECONDS", 0)
+    good = (200, {}, page("a"))
+    site.pages = {
+        "/busy": [(503, {}, b""), (429, {}, b""), good],
+        "/cut": [(200, {"Content-Length": "900"}, b"<p>half a pa"), (200, {}, page("b"))],
+        "/gone": [(404, {}, b""), good],
+    }
+    urls = tuple(f"{site.root}/{name}" for name in ("busy", "cut", "gone"))
+    found, rejected, _ = read(tmp_path, web(urls=urls, num_retries=2, timeout_seconds=2))
+    assert sorted(found) == sorted(urls[:2])
+    assert [row["reason"] for row in rejected] == ["http_404"]
+    assert [site.asked.count(f"/{name}") for name in ("busy", "cut", "gone")] == [3, 2, 1]
+
+
+def test_a_kept_page_that_no_longer_has_its_checksum_is_fetched_again(tmp_path, site):
+    site.pages = {"/a": (200, {}, page("a"))}
+    config = web(urls=(f"{site.root}/a",))
+    first, _, statistics = read(tmp_path, config, "first")
+    again, _, reused = read(tmp_path, config, "again")
+    assert (statistics["num_parts_read"], reused["num_parts_reused"], site.asked.count("/a")) == (1, 1, 1)
+    bodies = (tmp_path / "workspace" / "cache" / "web").glob("*.body")
+    next(body for body in bodies if b"called a" in body.read_bytes()).write_bytes(page("forged"))
+    mended, _, _ = read(tmp_path, config, "mended")
+    assert site.asked.count("/a") == 2
+    assert first == again == mended
 
 
 def warc(number, body=None, **headers):

@@ -46,7 +46,7 @@ def entries_of(content: bytes) -> list[Entry]:
     except ImportError as error:
         raise missing_extra("feeds", error) from None
     feed = feedparser.parse(content, sanitize_html=False, resolve_relative_uris=False)
-    if not feed.version and not feed.entries:
+    if not feed.get("version") and not feed.entries:
         raise ValueError(f"no feed: {feed.get('bozo_exception', 'neither RSS nor Atom')}")
     licence = feed.feed.get("rights") or None
     entries = []

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from lm_core.corpus.sources.streams import COMPRESSIONS
-from lm_core.corpus.text import Item
-from lm_core.errors import MachineError
+from lm_core.corpus.text import Item, Rejected
+from lm_core.errors import MachineError, MillraceError
 
 if TYPE_CHECKING:
     from lm_core.corpus.config import LocalFiles
@@ -47,6 +48,21 @@ def reader_of(file_format: str) -> Reader:
     # Imported here: who reads text files needs none of the parsers of books and pages.
     name = _READERS.get(file_format, "text_files")
     return importlib.import_module(f"{_SOURCES}.{name}").read
+
+
+def items_of(file: LocalFile, config: LocalFiles) -> Iterator[Item]:
+    """What the reader of a file's format finds in it.
+
+    Parsers of other people's formats raise what they like on input that nobody foresaw: it costs the file, not the run.
+    """
+    try:
+        yield from reader_of(file.format)(file, config)
+    except MillraceError:
+        raise
+    except Exception as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        yield Rejected(file.source, file.name, "reader_failed", f"{type(error).__name__}: {error}"[:300])
 
 
 def missing_extra(what: str, error: ImportError) -> MachineError:

@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from lm_core.config import identity_of
 from lm_core.corpus.config import LocalFiles
 from lm_core.corpus.sources import remote
 from lm_core.corpus.sources.file_digests import file_digests
-from lm_core.corpus.sources.formats import READABLE, TABLE_FORMATS, format_of, reader_of
+from lm_core.corpus.sources.formats import READABLE, TABLE_FORMATS, format_of, items_of
+from lm_core.corpus.sources.remote import RemoteFile
 from lm_core.corpus.sources.reuse import ReadBefore
 from lm_core.corpus.sources.streams import decompressed, guarded, open_bytes
 from lm_core.corpus.text import Item, Rejected, Tally
@@ -34,19 +35,17 @@ class LocalFile:
         name: its path relative to the root, with forward slashes: the only path that reaches the corpus.
         format: suffix that names the reader, e.g. ".csv".
         compression: ".gz", ".bz2", ".xz", ".zst" or "".
-        member: name within `archive`, the zip archive `path`; None for a file by itself.
-        url: address of a file that is not on this machine; `path` is then of no use.
-        state: what identifies its content there.
+        member: place within `archive`, the zip archive `path`; None for a file by itself.
+        there: where a file is that is not on this machine; `path` is then of no use.
     """
 
     path: Path
     name: str
     format: str
     compression: str
-    member: str | None = None
+    member: zipfile.ZipInfo | None = None
     archive: zipfile.ZipFile | None = None
-    url: str | None = None
-    state: str | None = None
+    there: RemoteFile | None = None
 
     @property
     def source(self) -> str:
@@ -59,9 +58,8 @@ class LocalFile:
         """The plain bytes, decompressed as they are read."""
         if self.archive is None or self.member is None:
             return open_bytes(self.path, self.compression)
-        packed_bytes = self.archive.getinfo(self.member).compress_size
-        plain = guarded(self.archive.open(self.member), packed_bytes)  # type: ignore[arg-type]
-        return decompressed(plain, self.compression, packed_bytes)
+        plain = guarded(cast(BinaryIO, self.archive.open(self.member)), self.member.compress_size)
+        return decompressed(plain, self.compression, self.member.compress_size)
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Found:
     """What a path means.
 
     Attributes:
-        ignored: suffix -> number of files that no reader is for.
+        ignored: suffix -> number of files that no reader is for; what is no file at all has a label of its own.
     """
 
     files: list[LocalFile]
@@ -87,9 +85,9 @@ def find_files(config: LocalFiles) -> Found:
     """
     found = _remote_files(config.path) if remote.is_remote(config.path) else _on_this_machine(config.path)
     files, ignored = [], Counter[str]()
-    for path, file in found:
+    for label, file in found:
         if file is None:
-            ignored[path.suffix.lower() or "no suffix"] += 1
+            ignored[label] += 1
         else:
             files.append(file)
     if not files:
@@ -97,17 +95,31 @@ def find_files(config: LocalFiles) -> Found:
     return Found(sorted(files, key=lambda file: file.name), ignored)
 
 
-def _on_this_machine(given: str) -> list[tuple[Path, LocalFile | None]]:
+def _on_this_machine(given: str) -> list[tuple[str, LocalFile | None]]:
+    """What each path is called where it is left alone, and the file to read."""
     root, paths = _paths(given)
-    return [(path, _local_file(path, root)) for path in paths]
+    return [(_label(path), _local_file(path, root) if path.is_file() else None) for path in paths]
 
 
-def _remote_files(url: str) -> list[tuple[Path, LocalFile | None]]:
+def _remote_files(url: str) -> list[tuple[str, LocalFile | None]]:
     found = []
     for name, there in remote.listing(url).items():
         file = _local_file(Path("/") / name, Path("/"))
-        found.append((Path(name), replace(file, url=there.url, state=there.state) if file else None))
+        found.append((suffix_of(name), replace(file, there=there) if file else None))
     return found
+
+
+def _label(path: Path) -> str:
+    if path.is_file():
+        return suffix_of(path.name)
+    if path.is_dir():
+        return "link to a folder"  # followed, it could lead in circles, or out of what the user meant
+    return "broken link" if path.is_symlink() else "no regular file"
+
+
+def suffix_of(name: str) -> str:
+    """What a file is counted under that no reader is for."""
+    return Path(name).suffix.lower()[:20].encode("utf-8", "replace").decode() or "no suffix"
 
 
 def _paths(given: str) -> tuple[Path, list[Path]]:
@@ -115,7 +127,8 @@ def _paths(given: str) -> tuple[Path, list[Path]]:
     path = Path(given).expanduser().absolute()
     if path.is_dir():
         root = path / "pretrain" if (path / "pretrain").is_dir() else path
-        return root, [p for p in root.rglob("*") if p.is_file() and not _hidden(p.relative_to(root))]
+        below = (p for p in root.rglob("*") if not _hidden(p.relative_to(root)))
+        return root, [p for p in below if p.is_symlink() or not p.is_dir()]
     if path.is_file():
         if _local_file(path, path.parent) is None:
             raise UserError(f"{path} is of no kind that can be read; give {READABLE}")
@@ -165,10 +178,10 @@ def digests(config: LocalFiles, runtime: Runtime) -> dict[str, str]:
 
 def _digests(files: list[LocalFile], runtime: Runtime) -> list[tuple[LocalFile, str]]:
     try:
-        digests = file_digests([file.path for file in files if file.state is None], runtime)
+        digests = file_digests([file.path for file in files if file.there is None], runtime)
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
-    return [(file, file.state or digests[file.path]) for file in files]
+    return [(file, file.there.state if file.there else digests[file.path]) for file in files]
 
 
 def read(config: LocalFiles, runtime: Runtime, before: ReadBefore) -> Iterator[Item]:
@@ -182,14 +195,14 @@ def read(config: LocalFiles, runtime: Runtime, before: ReadBefore) -> Iterator[I
 
 
 def _read(file: LocalFile, config: LocalFiles) -> Iterator[Item]:
-    if file.url is None:
-        yield from _bounded(reader_of(file.format)(file, config), file)
+    if file.there is None:
+        yield from _bounded(items_of(file, config), file)
         return
-    with remote.downloaded(file.url) as path:
+    with remote.downloaded(file.there) as path:
         if isinstance(path, str):
             yield Rejected(file.source, file.name, "not_downloaded", path)
         else:
-            yield from _bounded(reader_of(file.format)(replace(file, path=path), config), file)
+            yield from _bounded(items_of(replace(file, path=path), config), file)
 
 
 def _bounded(items: Iterator[Item], file: LocalFile) -> Iterator[Item]:

@@ -41,6 +41,10 @@ def _read(path: Path, file: LocalFile, config: LocalFiles) -> Iterator[Item]:
             columns = columns_to_read(names, text)
             for group in range(table.num_row_groups):
                 size = table.metadata.row_group(group)
+                if size.total_byte_size > size.num_rows * config.max_document_bytes:
+                    yield _too_long(file, number, size.num_rows, config.max_document_bytes)
+                    number += size.num_rows
+                    continue
                 # Long rows come few at a time: the memory is that of a batch.
                 rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES * size.num_rows // max(size.total_byte_size, 1)))
                 for batch in table.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
@@ -60,3 +64,9 @@ def _read(path: Path, file: LocalFile, config: LocalFiles) -> Iterator[Item]:
         reason = "unreadable_rows" if number else "unreadable_file"
         detail = f"rows {number + 1} to {total}: {error}" if total else str(error)
         yield Rejected(file.source, f"{file.name}#{number + 1}-", reason, detail[:300])
+
+
+def _too_long(file: LocalFile, number: int, num_rows: int, max_bytes: int) -> Rejected:
+    """A group of rows that are too long even on average is not unpacked: one of them could fill the memory."""
+    rows = f"rows {number + 1} to {number + num_rows}"
+    return Rejected(file.source, f"{file.name}#{number + 1}-", "too_long", f"{rows}: more than {max_bytes} bytes each")

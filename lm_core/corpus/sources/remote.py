@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import errno
 import hashlib
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,8 @@ from lm_core.errors import MachineError, TryLaterError, UserError
 _WEB = ("http://", "https://")
 _EXTRAS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 _CHECKSUMS = ("ETag", "etag", "md5Hash", "checksum")
+# Before each try: what fails for a moment, or comes cut short, is asked for again.
+_PAUSES_SECONDS = (0, 1, 4)
 _STATES = ("size", "mtime", "LastModified", "updated", "created")
 
 
@@ -30,24 +36,52 @@ class RemoteFile:
 
     Attributes:
         state: digest of what the store says of the content: its checksum when there is one, else size and time.
+        num_bytes: as the store states it.
+        md5: of the content, base64, where the store states one.
     """
 
     url: str
     state: str
+    num_bytes: int | None = None
+    md5: str | None = None
 
 
 @contextmanager
-def downloaded(url: str) -> Iterator[Path | str]:
-    """A temporary copy of a file, or one line that says why there is none."""
-    system, path = _open(url)
+def downloaded(there: RemoteFile) -> Iterator[Path | str]:
+    """A temporary copy of a file, whole as its listing says, or one line that says why there is none."""
+    system, path = _open(there.url)
+    problem = ""
     with tempfile.TemporaryDirectory(prefix="millrace-") as folder:
         copy = Path(folder) / "download"
-        try:
-            system.get_file(path, str(copy))
-        except OSError as error:
-            yield f"{type(error).__name__}: {error}"[:300]
-            return
-        yield copy
+        for pause in _PAUSES_SECONDS:
+            time.sleep(pause)
+            try:
+                system.get_file(path, str(copy))
+                problem = _differs(copy, there)
+            except FileNotFoundError as error:
+                problem = f"it is gone: {error}"
+                break
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                problem = f"{type(error).__name__}: {error}"
+            if not problem:
+                yield copy
+                return
+    yield problem[:300]
+
+
+def _differs(copy: Path, there: RemoteFile) -> str:
+    """How a copy differs from what was listed; empty when it does not."""
+    num_bytes = copy.stat().st_size
+    if there.num_bytes is not None and num_bytes != there.num_bytes:
+        return f"{num_bytes} bytes came, {there.num_bytes} were listed"
+    if there.md5 is not None:
+        with open(copy, "rb") as stream:
+            md5 = hashlib.file_digest(stream, partial(hashlib.md5, usedforsecurity=False)).digest()
+        if base64.b64encode(md5).decode() != there.md5:
+            return "the MD5 of what came is not the one that was listed"
+    return ""
 
 
 def _open(url: str) -> tuple[Any, str]:
@@ -89,7 +123,9 @@ def listing(url: str) -> dict[str, RemoteFile]:
         raise UserError(f"{url} does not exist and matches no file; give a file, a folder or a glob")
     protocol = url.partition("://")[0]
     return {
-        name.removeprefix(root).lstrip("/"): RemoteFile(f"{protocol}://{name}", _state(info))
+        name.removeprefix(root).lstrip("/"): RemoteFile(
+            f"{protocol}://{name}", _state(info), info.get("size"), info.get("md5Hash")
+        )
         for name, info in sorted(found.items())
     }
 

@@ -28,7 +28,7 @@ import zstandard
 from lm_core.corpus.text import Document, Item, Rejected, Tally
 
 # Raised whenever a reader yields something else for the same bytes.
-READERS_VERSION = 1
+READERS_VERSION = 2
 _FRAME_BYTES = 4_000_000
 _LENGTH = struct.Struct("<Q")
 _KINDS: dict[str, type[Item]] = {"d": Document, "r": Rejected, "t": Tally}

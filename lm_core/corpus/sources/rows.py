@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any
 
+from lm_core.corpus.sources.encodings import decode
 from lm_core.corpus.sources.found import Origin, found
 from lm_core.corpus.text import Item, Rejected, canonical
 from lm_core.errors import UserError
@@ -63,6 +64,12 @@ def document_of_row(
     key = f"{place}#{_word(row, _KEY_COLUMNS) or number}"
     where = where or f"row {number}"
     value = row.get(text)
+    if isinstance(value, bytes):  # a Parquet file whose writer left out that its bytes are text
+        try:
+            value = decode(value).text
+        except ValueError as error:
+            yield Rejected(source, key, "binary", f"{where}: {error}")
+            return
     if not isinstance(value, str):
         kind = "no text" if value is None else f"text is of type {type(value).__name__}"
         yield Rejected(source, key, "no_text", f"{where}: {kind}")

@@ -20,7 +20,7 @@ import zstandard
 COMPRESSIONS = {".gz", ".bz2", ".xz", ".zst"}
 # Text shrinks three to twenty times; what swells more than this, and beyond the grace, was made to fill memory or disk.
 MAX_RATIO = 200
-_GRACE_BYTES = 64_000_000
+GRACE_BYTES = 64_000_000
 _MAX_WINDOW_BYTES = 1 << 27
 _CHUNK_BYTES = 1 << 20
 _ZSTD_INPUT_BYTES = 1 << 10
@@ -42,14 +42,14 @@ class _Guarded(io.RawIOBase):
 
     def __init__(self, plain: BinaryIO, packed_bytes: int) -> None:
         self._plain = plain
-        self._left = max(_GRACE_BYTES, MAX_RATIO * packed_bytes)
+        self._left = max(GRACE_BYTES, MAX_RATIO * packed_bytes)
         self._message = f"a bomb: {packed_bytes} packed bytes swell more than {MAX_RATIO} times"
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        part = self._plain.read(min(len(buffer), _CHUNK_BYTES))
+        part = self._plain.read1(min(len(buffer), _CHUNK_BYTES))  # type: ignore[attr-defined]
         self._left -= len(part)
         if self._left < 0:
             raise BombError(self._message)
@@ -154,7 +154,7 @@ class _Closing:
     """A decompressor that closes the file below it, as gzip and bz2 do not."""
 
     def __init__(self, plain: gzip.GzipFile | bz2.BZ2File, packed: BinaryIO) -> None:
-        self.read = plain.read
+        self.read1 = plain.read1  # `read` would keep to itself what came before the place where a file is cut
         self._both = (plain, packed)
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ from lm_core.config import identity_of
 from lm_core.corpus.config import LocalFiles, WebPages
 from lm_core.corpus.sources.feeds import entries_of
 from lm_core.corpus.sources.fetch import USER_AGENT, Limits, is_below
-from lm_core.corpus.sources.formats import format_of, reader_of
+from lm_core.corpus.sources.formats import format_of, items_of
 from lm_core.corpus.sources.local_files import LocalFile
 from lm_core.corpus.sources.reuse import ReadBefore
 from lm_core.corpus.sources.web_store import Stored, Turns, WebStore
@@ -254,7 +254,7 @@ def _read(wanted: _Wanted, stored: Stored, body: Path, config: WebPages) -> Iter
         text_column=config.text_column,
         max_document_bytes=config.max_page_bytes,
     )
-    for item in reader_of(file_format)(file, files):
+    for item in items_of(file, files):
         if isinstance(item, Document):
             yield replace(
                 item,

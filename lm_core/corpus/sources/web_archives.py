@@ -15,7 +15,7 @@ from lm_core.corpus.sources.found import Origin, found
 from lm_core.corpus.sources.html import page_of
 from lm_core.corpus.sources.local_files import LocalFile
 from lm_core.corpus.sources.records import Damage, Record, gzip_members, read_records
-from lm_core.corpus.sources.streams import BROKEN_STREAM, MAX_RATIO, BombError
+from lm_core.corpus.sources.streams import BROKEN_STREAM, GRACE_BYTES, MAX_RATIO, BombError
 from lm_core.corpus.text import Item, Rejected, Tally
 
 _HTML = {"text/html", "application/xhtml+xml"}
@@ -47,7 +47,7 @@ def read(file: LocalFile, config: LocalFiles) -> Iterator[Item]:
 def _open(file: LocalFile) -> BinaryIO:
     if file.compression == ".gz" and file.member is None:
         size = file.path.stat().st_size
-        return gzip_members(open(file.path, "rb"), max(64_000_000, MAX_RATIO * size))
+        return gzip_members(open(file.path, "rb"), max(GRACE_BYTES, MAX_RATIO * size))
     return file.open()
 
 
