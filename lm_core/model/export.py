@@ -8,13 +8,24 @@ import logging
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lm_core.errors import MachineError, UserError
 from lm_core.model.decoder import Decoder
 from lm_core.model.weights import hf_config, load_model, save_model
-from lm_core.tokenizer import ASSISTANT, CONTROL_TOKENS, END_OF_TEXT, PAD, TURN_END, UNKNOWN, USER, load_tokenizer
+from lm_core.tokenizer import (
+    ASSISTANT,
+    CONTROL_TOKENS,
+    END_OF_TEXT,
+    PAD,
+    TURN_END,
+    UNKNOWN,
+    USER,
+    TextTokenizer,
+    load_tokenizer,
+)
 
 # Programs that render this template make control tokens of control words, wherever they stand: those that a message
 # holds are broken by a space, so that what a person writes stays text.
@@ -48,7 +59,9 @@ def export_huggingface(checkpoint: Path, folder: Path) -> None:
     }
     _write(folder / "config.json", hf_config(model) | ids)
     _write(folder / "generation_config.json", ids | {"max_new_tokens": model.context_length // 2})
-    shutil.copyfile(checkpoint / "tokenizer.json", folder / "tokenizer.json")
+    _write(
+        folder / "tokenizer.json", json.loads(tokenizer.definition) | {"post_processor": _mark_before_text(tokenizer)}
+    )
     _write(
         folder / "tokenizer_config.json",
         {
@@ -97,6 +110,19 @@ def export_onnx(checkpoint: Path, folder: Path) -> None:
         )
     for name in ("config.json", "tokenizer.json"):
         shutil.copyfile(checkpoint / name, folder / name)
+
+
+def _mark_before_text(tokenizer: TextTokenizer) -> dict[str, Any]:
+    """Other programs put the mark of a new text before each by themselves, as training did."""
+    mark = {"SpecialToken": {"id": END_OF_TEXT, "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    token = {"id": END_OF_TEXT, "ids": [tokenizer.end_of_text], "tokens": [END_OF_TEXT]}
+    return {
+        "type": "TemplateProcessing",
+        "single": [mark, first],
+        "pair": [mark, first, second],
+        "special_tokens": {END_OF_TEXT: token},
+    }
 
 
 def exportable_decoder(checkpoint: Path, where: str) -> Decoder:
