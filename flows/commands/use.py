@@ -20,7 +20,7 @@ FORGET = "/new"
 
 
 def add(command: AddCommand) -> None:
-    """`generate`, `chat`, `score`, `export`, `import`."""
+    """`generate`, `chat`, `score`, `export`, `harness`, `import`."""
     generate = command("generate", "complete a text with the champion", _generate, add_generation)
     generate.add_argument("prompt", help="the text to go on from")
     chat = command("chat", "talk to the champion", _chat, add_generation)
@@ -31,6 +31,11 @@ def add(command: AddCommand) -> None:
     export.add_argument("folder", type=Path, metavar="DIR", help="where to write; must not exist")
     export.add_argument("--to", choices=("hf", "gguf", "onnx"), default="hf",
                         help="hf: transformers, vLLM (default); gguf: llama.cpp; onnx: ONNX Runtime")  # fmt: skip
+    harness = command("harness", "score a model with lm-evaluation-harness (the extra `harness`)", _harness,
+                      add_model_argument)  # fmt: skip
+    harness.add_argument("tasks", metavar="TASK", nargs="+", help="a task of the harness, or of --tasks-folder")
+    harness.add_argument("--tasks-folder", type=Path, metavar="DIR", help="folder with tasks in the harness's YAML")
+    harness.add_argument("--limit", type=int, metavar="N", help="so many items of each task only")
     bring_in = command("import", "register a checkpoint of Qwen3's or Llama's layout, to fine-tune it", _import)
     bring_in.add_argument("folder", type=Path, metavar="DIR",
                           help="folder with config.json, *.safetensors and tokenizer.json")  # fmt: skip
@@ -132,6 +137,16 @@ def _export(options: Options) -> dict[str, Any]:
     {"hf": export_huggingface, "gguf": export_gguf, "onnx": export_onnx}[options.to](folder, options.folder)
     say(f"{version.name} version {version.version} is in {options.folder}")
     return {"model": version.name, "version": str(version.version), "folder": str(options.folder), "format": options.to}
+
+
+def _harness(options: Options) -> dict[str, Any]:
+    version, folder = checkpoint(options)
+    from lm_core.evaluation.harness import score_with_harness
+
+    found = score_with_harness(folder, options.tasks, definitions=options.tasks_folder, limit=options.limit)
+    for task, figures in found.items():
+        say(f"{task}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+    return {"model": version.name, "version": str(version.version), "tasks": found}
 
 
 def _import(options: Options) -> dict[str, Any]:
