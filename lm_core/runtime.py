@@ -124,3 +124,37 @@ class Runtime:
     def artifacts(self) -> Path:
         """Folder of the published artifacts."""
         return self.workspace / "artifacts"
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of the processes that torchrun has started, as it tells them.
+
+    Attributes:
+        rank: number among all.
+        local_rank: number on this host.
+        size: how many there are.
+        address: host of the store in which they find each other.
+        port: its port.
+        attempt: how often they were started again.
+    """
+
+    rank: int
+    local_rank: int
+    size: int
+    address: str
+    port: int
+    attempt: int
+
+    @classmethod
+    def of_this_process(cls) -> Rank:
+        """What torchrun has put into the environment."""
+        number = {name: int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
+        return cls(
+            rank=number["RANK"],
+            local_rank=number["LOCAL_RANK"],
+            size=number["WORLD_SIZE"],
+            address=os.environ["MASTER_ADDR"],
+            port=number["MASTER_PORT"],
+            attempt=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+        )

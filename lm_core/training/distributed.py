@@ -93,7 +93,7 @@ class World:
             last: whether this is the step's last micro-batch, with which the gradients of all processes are summed.
         """
         if self._parallel is not None:
-            self._parallel.require_backward_grad_sync = last  # type: ignore[assignment]
+            self._parallel.require_backward_grad_sync = last
             loss = self._parallel(tokens, targets, label_smoothing)
         else:
             if isinstance(model, FSDPModule):

@@ -33,7 +33,7 @@ from lm_core import artifact, errors
 from lm_core.artifact import Artifact
 from lm_core.errors import MachineError, MillraceError, Preempted, UserError
 from lm_core.model.weights import resolve_device
-from lm_core.runtime import Runtime, Tariff
+from lm_core.runtime import Rank, Runtime, Tariff
 from lm_core.store import Build, silent
 
 MAX_RESTARTS = 3
@@ -166,9 +166,10 @@ def _rank(order: Mapping[str, Any]) -> None:
     outcome = work / OUTCOME
     if outcome.exists():
         return
-    runtime = _runtime(order["runtime"])
-    dist.init_process_group("nccl" if runtime.device.startswith("cuda") else "gloo", timeout=TIMEOUT)
-    rank = dist.get_rank()
+    place = Rank.of_this_process()
+    runtime = _runtime(order["runtime"], place)
+    _join(place, "nccl" if runtime.device.startswith("cuda") else "gloo")
+    rank = place.rank
     folder = Path(order["folder"]) if rank == 0 else work / f"rank-{rank}"
     folder.mkdir(exist_ok=True)
     build = Build(folder, work, runtime, _say if rank == 0 else silent)
@@ -190,10 +191,20 @@ def _rank(order: Mapping[str, Any]) -> None:
     dist.destroy_process_group()
 
 
-def _runtime(values: Mapping[str, Any]) -> Runtime:
+def _join(place: Rank, backend: str) -> None:
+    """Meet the others in the store that torchrun keeps; in one of its own after each restart.
+
+    Otherwise gloo reads the addresses of processes that are gone, and waits for them.
+    """
+    store = dist.TCPStore(place.address, place.port, place.size, is_master=False, timeout=TIMEOUT)
+    own = dist.PrefixStore(f"attempt-{place.attempt}", store)
+    dist.init_process_group(backend, store=own, rank=place.rank, world_size=place.size, timeout=TIMEOUT)
+
+
+def _runtime(values: Mapping[str, Any], place: Rank) -> Runtime:
     device = values["device"]
     if device == "cuda":
-        device = f"cuda:{dist.get_node_local_rank()}"
+        device = f"cuda:{place.local_rank}"
         torch.cuda.set_device(device)
     tariff = Tariff(**values["tariff"])
     return Runtime(**{**values, "workspace": Path(values["workspace"]), "device": device, "tariff": tariff})
