@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from lm_core.config import Config, Incidental
 from lm_core.corpus.config import CleanConfig, CollectConfig, DecontaminateConfig, DeduplicateConfig, source_of
 from lm_core.corpus.ledger_config import ValidateConfig
-from lm_core.downstream.config import EvaluateConfig, EvaluateTaskConfig, FinetuneConfig, PrepareConfig
+from lm_core.downstream.config import EvaluateConfig, EvaluateTaskConfig, FinetuneConfig, HoldOutConfig, PrepareConfig
 from lm_core.errors import UserError
 from lm_core.training.config import PretrainConfig, TokenizeConfig, TokenizerConfig
 
@@ -57,6 +57,9 @@ class PipelineConfig(Config):
     clean: CleanConfig = Field(default_factory=CleanConfig, description="Quality rules.")
     deduplicate: DeduplicateConfig = Field(default_factory=DeduplicateConfig, description="Exact and near duplicates.")
     prepare: PrepareConfig = Field(default_factory=PrepareConfig, description="Examples of the downstream tasks.")
+    hold_out: HoldOutConfig = Field(
+        default_factory=HoldOutConfig, description="Items of declared tasks that training text may not hold."
+    )
     decontaminate: DecontaminateConfig = Field(
         default_factory=DecontaminateConfig, description="Training text that holds evaluation items."
     )
@@ -72,6 +75,12 @@ class PipelineConfig(Config):
     )
     registry: RegistryConfig = Field(default_factory=RegistryConfig, description="Registration and promotion.")
 
+    def holding_out(self) -> HoldOutConfig:
+        """What is held out: the items in the folder that hold_out names, or else of the tasks that are tried."""
+        if self.hold_out.data or not self.declared.data or self.declared.data == "hub":
+            return self.hold_out
+        return HoldOutConfig(data=self.declared.data, tasks_file=self.declared.tasks_file or None)
+
 
 def load_config(
     base: PipelineConfig, *, toml: Path | None = None, data: str | None = None, settings: Sequence[str] = ()
@@ -86,6 +95,8 @@ def load_config(
         values = _merged(values, _read_toml(toml))
     if data is not None:
         values = _merged(values, {"collect": {"sources": [source_of(data).model_dump()]}})
+        if values["hold_out"]["data"] is None and Path(data).is_dir():
+            values = _merged(values, {"hold_out": {"data": data}})
     for setting in settings:
         values = _merged(values, _parse_setting(setting))
     try:

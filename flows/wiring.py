@@ -76,6 +76,7 @@ def corpus_to_model(config: PipelineConfig, run: Run) -> Products:
     cleaning = run(stages.CLEAN, config.clean, corpus=corpus)
     duplicates = run(stages.DEDUPLICATE, config.deduplicate, corpus=corpus, cleaning=cleaning)
     examples = run(stages.PREPARE, config.prepare, corpus=corpus, cleaning=cleaning, duplicates=duplicates)
+    held_out = run(stages.HOLD_OUT, config.holding_out())
     contamination = run(
         stages.DECONTAMINATE,
         config.decontaminate,
@@ -83,6 +84,7 @@ def corpus_to_model(config: PipelineConfig, run: Run) -> Products:
         cleaning=cleaning,
         duplicates=duplicates,
         examples=examples,
+        held_out=held_out,
     )
     valid = run(
         stages.VALIDATE,

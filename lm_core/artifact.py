@@ -6,6 +6,7 @@ gate, say) is a type error. Handles are small, frozen and serialisable: they cro
     Corpus            documents as collected, and the rows that could not be read
     Decisions         fates that one corpus stage has given to documents
     DownstreamData    examples of the downstream tasks, with their splits
+    HeldOut           texts of the held-out items of all declared tasks
     ValidCorpus       the fates of all documents; only the gate makes one
     Tokenizer         tokenizer.json
     TokenDataset      token shards and the span table
@@ -68,6 +69,10 @@ class Decisions(Artifact):
 
 class DownstreamData(Artifact):
     """`examples.parquet` (schemas.EXAMPLES): examples of every downstream task, each with its document and split."""
+
+
+class HeldOut(Artifact):
+    """`held_out.parquet` (schemas.HELD_OUT_TEXTS): the texts of all held-out items of the declared tasks."""
 
 
 class ValidCorpus(Artifact):

@@ -24,19 +24,23 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Generic, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel
 
 from lm_core.artifact import MANIFEST, Artifact, ArtifactT
 from lm_core.config import identity_of
 from lm_core.errors import IntegrityError, TryLaterError, UserError
+from lm_core.mapping import Mapper, in_threads
 from lm_core.runtime import Runtime
+
+PartT = TypeVar("PartT")
+ResultT = TypeVar("ResultT")
 
 MANIFEST_FORMAT = 1
 CONTENT, RECORD = "content", "record"
@@ -119,6 +123,7 @@ class Build:
         runtime: where it runs.
         progress: call it with (done, total or None, unit, **figures).
         published: where the folder will stand once it is complete.
+        mapper: who works on parts; threads of this process when there is none.
     """
 
     folder: Path
@@ -126,6 +131,11 @@ class Build:
     runtime: Runtime
     progress: Progress = silent
     published: Path | None = None
+    mapper: Mapper | None = None
+
+    def map(self, function: Callable[[PartT], ResultT], parts: Iterable[PartT]) -> Iterator[ResultT]:
+        """Results of a function for each part, in the order of the parts (see `lm_core.mapping`)."""
+        return (self.mapper or in_threads(self.runtime.num_threads))(function, parts)
 
 
 def canonical_json(value: Any) -> str:

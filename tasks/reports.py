@@ -17,6 +17,7 @@ from lm_core.artifact import (
     Decisions,
     DownstreamData,
     Evaluation,
+    HeldOut,
     TokenDataset,
     Tokenizer,
     ValidCorpus,
@@ -204,6 +205,7 @@ def _gain(scores: Mapping[str, Any]) -> str:
 _REPORTS: dict[type[Artifact], Callable[[Artifact, Store], Report]] = {
     Corpus: _corpus,
     Decisions: _decisions,
+    HeldOut: _decisions,
     DownstreamData: _examples,
     ValidCorpus: _valid,
     Tokenizer: _tokenizer,

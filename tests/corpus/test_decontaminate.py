@@ -1,11 +1,16 @@
 """Decontamination: a training document that holds a test example goes, a form that many documents share stays."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_contracts.schemas import HELD_OUT_TEXTS
+from lm_core.artifact import HeldOut
 from lm_core.corpus.config import DecontaminateConfig
-from lm_core.corpus.decontaminate import decontaminate, split_overlaps
+from lm_core.corpus.decontaminate import decontaminate
+from lm_core.corpus.split_overlaps import split_overlaps
 from lm_core.store import Build
 from tests.corpus.tiny_ledger import document, example, tables, write
 
@@ -13,7 +18,14 @@ SECRET = "the answer to the riddle of the seven locked doors is a key made of fr
 FORM = "welcome to another issue of our weekly letter with all that has happened in the village"
 
 
-def dropped(tmp_path, texts: dict[str, str], config: DecontaminateConfig) -> tuple[set[str], dict]:
+def held_out(folder: Path, *items: dict) -> HeldOut:
+    folder.mkdir()
+    rows = [{"task": "quiz", "split": "test", "part": "item"} | item for item in items]
+    pq.write_table(pa.Table.from_pylist(rows, HELD_OUT_TEXTS), folder / "held_out.parquet")
+    return HeldOut(folder, "hold_out", "f", "d")
+
+
+def dropped(tmp_path, texts: dict[str, str], config: DecontaminateConfig, *items: dict) -> tuple[set[str], dict]:
     rows = tables()
     pages = [document(key, text) for key, text in texts.items()]
     rows["collect"]["documents-00000"] += pages
@@ -27,6 +39,7 @@ def dropped(tmp_path, texts: dict[str, str], config: DecontaminateConfig) -> tup
     folder = tmp_path / "out"
     folder.mkdir()
     build = Build(folder=folder, work=tmp_path, runtime=runtime, progress=lambda done, total, unit, **figures: None)
+    inputs["held_out"] = held_out(tmp_path / "held_out", *items)
     statistics = decontaminate(build, config, **inputs)
     keys = {page["doc_id"]: page["key"] for page in pages}
     return {keys[row["doc_id"]] for row in pq.read_table(folder / "decisions.parquet").to_pylist()}, statistics
@@ -44,6 +57,47 @@ def test_up_to_the_bound_every_document_that_holds_an_example_goes(tmp_path):
     texts = {f"letter {number}": f"{FORM}. This is letter number {number}." for number in range(5)}
     found, _ = dropped(tmp_path, texts, DecontaminateConfig(max_documents_per_item=5))
     assert found == set(texts)
+
+
+PASSAGE = " ".join(f"sentence{n} of an article about rivers" for n in range(20))
+SHORT = "a text that is too short to be evidence by itself, for anybody may have written it"
+CHINESE = "这是一个关于中国历史的问题，答案在这段话里面。"
+PAIR = "List all open files of a process by its number.\nlsof -p number of the process"
+
+
+@pytest.mark.parametrize(
+    ("item", "text", "goes"),
+    [
+        ({"part": "context", "text": PASSAGE}, f"A page. {PASSAGE} And more.", True),
+        ({"part": "context", "text": PASSAGE}, f"Half of it: {PASSAGE[: len(PASSAGE) // 3]}", False),
+        ({"part": "context", "text": SHORT}, f"A page: {SHORT}.", False),
+        ({"text": PAIR}, f"# lsof\n\n- {PAIR}", True),
+        ({"text": f"Give the command: {PAIR}"}, f"# lsof\n\n- {PAIR}", True),
+        ({"text": "one short item"}, "here is one short item", False),
+        ({"text": CHINESE}, f"前文。{CHINESE}后文。", True),
+    ],
+    ids=["passage", "a third of it", "short text", "pair", "pair after other words", "too short", "Chinese"],
+)  # fmt: skip
+def test_what_gives_an_item_away(tmp_path, item, text, goes):
+    found, _ = dropped(tmp_path, {"page": text}, DecontaminateConfig(), {"item_id": "0" * 32} | item)
+    assert found == ({"page"} if goes else set())
+    hits = pq.read_table(tmp_path / "out" / "hits.parquet").to_pylist()
+    assert [(hit["item_id"], hit["task"]) for hit in hits if hit["task"] == "quiz"] == [("0" * 32, "quiz")] * goes
+
+
+def test_what_all_items_begin_with_is_their_task_and_not_they(tmp_path):
+    tools = [f"tool{n}" for n in range(30)]
+    items = [
+        {
+            "item_id": f"{n:032x}",
+            "text": f"Give the shell command, with {tool}: do what {tool} does best\n{tool} -x",
+        }
+        for n, tool in enumerate(tools)
+    ]
+    texts = {tool: f"# {tool}\n\n- Do what {tool} does best:\n\n`{tool} -x`" for tool in tools[:5]}
+    texts["manual"] = "Give the shell command, with the name of the tool first and then what it should do."
+    found, _ = dropped(tmp_path, texts, DecontaminateConfig(), *items)
+    assert found == set(tools[:5])
 
 
 def test_overlaps_between_splits_are_found():

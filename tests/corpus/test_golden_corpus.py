@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_contracts.schemas import EXAMPLES
-from lm_core.artifact import Decisions, DownstreamData
+from data_contracts.schemas import EXAMPLES, HELD_OUT_TEXTS
+from lm_core.artifact import Decisions, DownstreamData, HeldOut
 from lm_core.corpus.clean import clean
 from lm_core.corpus.config import CleanConfig, DecontaminateConfig, DeduplicateConfig
 from lm_core.corpus.decontaminate import decontaminate
@@ -21,7 +21,7 @@ from tests.corpus.tiny_ledger import document
 HOW = "values moved but the version of {} did not: raise it in lm_core/stages.py and write the new values here"
 CLEAN_BY_VERSION = {2: "5e01cda1d44e71ff"}
 DEDUPLICATE_BY_VERSION = {3: "ff93794a9a9515b0"}
-DECONTAMINATE_BY_VERSION = {1: "c4bdc3148b7e2e7d"}
+DECONTAMINATE_BY_VERSION = {2: "c4bdc3148b7e2e7d"}
 
 
 def held_out_examples(splits, documents):
@@ -65,8 +65,10 @@ def built(tmp_path_factory):
     items = held_out_examples(rows(duplicates.folder, "splits.parquet"), documents)
     pq.write_table(pa.Table.from_pylist(items, EXAMPLES), folders["prepare"].folder / "examples.parquet")
     examples = DownstreamData(folders["prepare"].folder, "prepare", "f", "d")
+    pq.write_table(HELD_OUT_TEXTS.empty_table(), folders["prepare"].folder / "held_out.parquet")
+    held_out = HeldOut(folders["prepare"].folder, "hold_out", "f", "d")
     decontaminate(folders["decontaminate"], DecontaminateConfig(), corpus=corpus, cleaning=cleaning,
-                  duplicates=duplicates, examples=examples)  # fmt: skip
+                  duplicates=duplicates, examples=examples, held_out=held_out)  # fmt: skip
     return {name: build.folder for name, build in folders.items()}
 
 
