@@ -4,8 +4,8 @@
     python -m tests.benchmarks.gpu_training --tiny --device cpu ...      # the same code on any machine
 
 DIR are checkouts of github.com/karpathy/nanoGPT and nanochat. All models have the same layers, width, heads, context
-and vocabulary, train in bf16, compiled, on the same tokens, a step of each in turns. MFU counts every model's own matrix
-products, over the peak of a large product measured in the same run. The last line is JSON.
+and vocabulary, train in bf16, compiled, on the same tokens, a step of each in turns. MFU counts every model's own
+matrix products, over the peak of a large product measured in the same run. The last line is JSON.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def test_it_is_of_the_class_of_gpt_2_small():
 
 @pytest.mark.slow
 def test_its_code_path_learns_on_a_cpu(tokens, tokenizer, tmp_path):
-    small = {"num_layers": 2, "d_model": 32, "num_heads": 2, "num_kv_heads": 2, "d_ff": 64}
+    small = {"num_layers": 1, "d_model": 32, "num_heads": 2, "num_kv_heads": 2, "d_ff": 64}
     sizes = {"batch_tokens": 512, "micro_batch_tokens": 256}
     config = PRESET.model_copy(
         update={
