@@ -12,8 +12,9 @@ from lm_core.store import Build
 from lm_core.training.pretrain import pretrain
 from tests.training.interrupted import LONGER, MODEL, OPTIMIZATION, finish, start, wait_for_step
 
-# Sums of gradients in another order, a hundred steps of Muon in fp32: measured 2e-5 to 2e-4.
-TOLERANCE = 2e-3
+# Largest relative difference of a loss to that of one process, over a hundred steps. ddp sums gradients in another
+# order: measured 4e-5. Muon's Newton-Schulz iteration works in bf16, and fsdp cuts its products: measured 4e-3.
+TOLERANCE = {"ddp": 1e-3, "fsdp": 1e-2}
 CONFIG = LONGER.model_copy(
     update={
         "model": MODEL.model_copy(update={"dropout": 0.1}),
@@ -49,8 +50,9 @@ def test_same_losses_and_a_checkpoint_for_any_number_of_processes(tokens, tokeni
     other = "fsdp" if then > 1 else "ddp"
     resumed = finish(start(tokens, tokenizer, tmp_path, CONFIG, processes=then, strategy=other))
     assert resumed["resumed_from_step"] >= 50
-    assert losses(tmp_path) == pytest.approx(wanted, rel=TOLERANCE)
-    assert resumed["val_bits_per_byte"] == pytest.approx(statistics["val_bits_per_byte"], rel=TOLERANCE)
+    tolerance = TOLERANCE["fsdp" if "fsdp" in (strategy, other) else "ddp"]
+    assert losses(tmp_path) == pytest.approx(wanted, rel=tolerance)
+    assert resumed["val_bits_per_byte"] == pytest.approx(statistics["val_bits_per_byte"], rel=tolerance)
     after = "1 process" if then == 1 else "2 processes, fsdp"
     assert resumed["processes"] == f"2 processes, {strategy}, then {after}"
 
@@ -62,7 +64,7 @@ def test_a_killed_rank_is_replaced_and_the_run_goes_on(tokens, tokenizer, tmp_pa
     ranks_of(process)[1].kill()
     statistics = finish(process)
     assert statistics["resumed_from_step"] > 0
-    assert losses(tmp_path) == pytest.approx(alone[1], rel=TOLERANCE)
+    assert losses(tmp_path) == pytest.approx(alone[1], rel=TOLERANCE["ddp"])
 
 
 @pytest.mark.slow
