@@ -99,7 +99,7 @@ TOKENIZE = Stage(
 )
 PRETRAIN = Stage(
     name="pretrain",
-    version=1,
+    version=2,
     output=Checkpoint,
     function="lm_core.training.pretrain:pretrain",
     inputs={"tokens": TokenDataset, "tokenizer": Tokenizer},
