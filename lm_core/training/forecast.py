@@ -18,7 +18,7 @@ from lm_core.training.config import ModelConfig, OptimizationConfig
 CPU_EFFICIENCY = ((3e4, 0.04), (4e5, 0.25), (1.4e6, 0.42), (6e6, 0.6), (2e7, 0.7))
 GPU_EFFICIENCY = 0.4  # assumed
 BF16_OVER_FP32 = 2.6  # peak of matrix products on a CPU that has them
-PROCESS_BYTES = 450_000_000  # Python, torch, and what else a stage has loaded
+PROCESS_BYTES = 900_000_000  # Python, torch, and what the stages before have loaded, where it is not yet known
 COMPILE_SECONDS = 12.0
 CHECKPOINTS_ON_DISK = 4  # two, and two anchors that may be older
 
@@ -143,12 +143,20 @@ class Forecast:
 
 
 def forecast(
-    work: Workload, config: OptimizationConfig, costs: Costs, *, peak_flops: float, num_devices: int = 1, gpu: bool
+    work: Workload,
+    config: OptimizationConfig,
+    costs: Costs,
+    *,
+    peak_flops: float,
+    num_devices: int = 1,
+    gpu: bool,
+    process_bytes: int = PROCESS_BYTES,
 ) -> Forecast:
     """Seconds, memory, disk, energy and price of a training run.
 
     Args:
         peak_flops: operations per second of a large matrix product on one device, in the precision of the run.
+        process_bytes: what the process holds before it trains; part of the memory on a CPU.
     """
     efficiency = GPU_EFFICIENCY if gpu else cpu_efficiency(work.num_parameters)
     seconds = work.flops / (peak_flops * efficiency * num_devices) + (COMPILE_SECONDS if config.compile else 0.0)
@@ -159,7 +167,7 @@ def forecast(
     # A checkpoint is copied before it is written, on the host; gradients stand beside the weights.
     memory = (copies + 1) * weights + state + activation_bytes(work, config)
     if not gpu:
-        memory += PROCESS_BYTES + copies * weights + state
+        memory += process_bytes + copies * weights + state
     return Forecast(
         seconds, round(memory), round(disk), costs.energy_kwh(seconds), costs.usd(seconds), costs.assumptions
     )

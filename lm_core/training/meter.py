@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import psutil
 import torch
 
 from lm_core.model.language_model import LanguageModel
@@ -51,6 +52,7 @@ class Meter:
             peak_flops=self.peak,
             num_devices=self.num_processes,
             gpu=self.gpu is not None,
+            process_bytes=psutil.Process().memory_info().rss,
         )
 
     def headline(self) -> dict[str, float]:
