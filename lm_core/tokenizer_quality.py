@@ -22,10 +22,11 @@ def quality_report(tokenizer: TextTokenizer, documents: Sequence[tuple[str, str]
 
     Returns:
         vocab_size; bytes_per_token; tokens_per_word (fertility; words are runs between white space, and letters where
-        a script sets none); unused_entries (share of the vocabulary that these documents never use) and unused (some
-        of them); round_trip (share of documents that come back unchanged); hostile_round_trip and hostile_changed (the
-        same of strings made to break it); by_source and by_language: documents, bytes, bytes_per_token and
-        tokens_per_word of the largest; bytes_per_token_by_source.
+        a script sets none). unused_entries: share of the vocabulary that these documents never use; of them
+        unused_bytes: how many single bytes, which other texts may need, and unused: the longer ones learnt last.
+        round_trip: share of documents that come back unchanged; hostile_round_trip and hostile_changed: the same of
+        strings made to break it. by_source and by_language: documents, bytes, bytes_per_token and tokens_per_word of
+        the largest; bytes_per_token_by_source.
     """
     texts = [text for _, text in documents]
     encoded = tokenizer.encode_batch(texts)
@@ -44,7 +45,10 @@ def quality_report(tokenizer: TextTokenizer, documents: Sequence[tuple[str, str]
         "bytes_per_token": totals["bytes_per_token"],
         "tokens_per_word": totals["tokens_per_word"],
         "unused_entries": round(1 - float(used.mean()), 4),
-        "unused": [tokenizer.decode([int(i)]) for i in np.flatnonzero(~used)[-UNUSED_SHOWN:]],
+        "unused_bytes": int((~used & (tokenizer.token_bytes == 1)).sum()),
+        "unused": [tokenizer.decode([i]) for i in np.flatnonzero(~used & (tokenizer.token_bytes > 1)).tolist()][
+            -UNUSED_SHOWN:
+        ],
         "round_trip": round(unchanged / max(1, len(texts)), 4),
         "hostile_round_trip": round(1 - len(changed) / len(HOSTILE_STRINGS), 4),
         "hostile_changed": [ascii(text) for text in changed],
