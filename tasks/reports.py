@@ -145,15 +145,15 @@ def _tokenizer(artifact: Artifact, store: Store) -> Report:
     parts = [
         table(("figure", "value"), [(n.replace("_", " "), v) for n, v in found.items() if isinstance(v, int | float)]),
         "Fertility is tokens per word: words are runs between white space, and letters where a script sets none. "
-        f"Of the hostile strings {found['hostile_round_trip']:.0%} come back unchanged; the others:",
-        *(f"- `{text}`" for text in found["hostile_changed"] or ["none"]),
+        f"Of the hostile strings {found['hostile_round_trip']:.0%} come back unchanged.",
+        *(f"- changed: `{text}`" for text in found["hostile_changed"]),
     ]
     for kind in ("language", "source"):
         groups = found[f"by_{kind}"]
         rows = [(name, *(figures[column] for column in columns)) for name, figures in groups.items()]
         parts += [f"## By {kind}", table((kind, "documents", "bytes", "bytes per token", "fertility"), rows)]
-    unused = " ".join(f"`{text.strip() or text!r}`" for text in found["unused"] if "`" not in text)
-    return Report("\n\n".join([*parts, "## Entries that the sample never uses", unused or "none"]))
+    unused = " ".join(f"`{text!r}`" for text in found["unused"] if "`" not in text)
+    return Report("\n\n".join([*parts, "## Longer entries that the sample never uses", unused or "none"]))
 
 
 def _tokens(artifact: Artifact, store: Store) -> Report:
