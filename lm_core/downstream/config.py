@@ -53,8 +53,8 @@ class HoldOutConfig(Config):
 
     data: str | None = Incidental(
         None,
-        description="Folder with the data of the declared tasks (`millrace tasks`), a folder given by --data too; "
-        "tasks whose files are not there are left out.",
+        description="Folder with the data of the declared tasks (`millrace tasks`); a folder given by --data is one. "
+        "Tasks whose files are not there are left out.",
     )
     tasks_file: str | None = Incidental(None, description="TOML file that declares tasks of your own.")
 
@@ -171,9 +171,11 @@ class PreferConfig(Config):
     task: str = Field("preference", min_length=1, description="Name of the downstream task.")
     beta: float = Field(0.1, gt=0, le=10, description="How dearly drifting from the reference is paid for.")
     max_pairs: int = Field(2000, ge=1, description="Most pairs learnt from.")
-    max_steps: int = Field(40, ge=1, description="Optimizer steps.")
+    max_steps: int = Field(24, ge=1, description="Optimizer steps.")
     optimization: OptimizationConfig = Field(
-        default=OptimizationConfig(optimizer="adamw", learning_rate=2e-4, warmup_fraction=0.1),
+        default=OptimizationConfig(
+            optimizer="adamw", learning_rate=2e-4, warmup_fraction=0.1, batch_tokens=2048, micro_batch_tokens=2048
+        ),
         description="Optimizer and schedule.",
     )
 

@@ -18,7 +18,7 @@ ORDERS = (1, 2, 3)
 _MULTIPLIERS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D)
 # Adam moves a weight by about its learning rate in a step, whatever the gradient: the factor lets the scores of a
 # handful of buckets move far enough within a few hundred steps.
-SCALE = 16.0
+SCALE = 8.0
 _SPARE = (1 << 31) - 1
 
 

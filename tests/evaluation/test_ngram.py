@@ -34,5 +34,22 @@ def test_nothing_seen_gives_the_uniform_distribution():
     assert np.allclose(KneserNey([], vocab_size=8, order=3).bits([0, 1, 2]), 3.0)
 
 
-def test_a_large_vocabulary_lowers_the_order():
-    assert KneserNey([[1, 2]], vocab_size=200_000, order=6).order == 3
+def test_any_order_of_a_large_vocabulary_fits():
+    model = KneserNey([[1, 2, 3, 4, 5, 199_999]] * 3, vocab_size=200_000, order=6)
+    assert model.order == 6
+    assert (
+        model.bits([1, 2, 3, 4, 5, 199_999])[-1]
+        < KneserNey([[5, 199_999], [4, 9]], vocab_size=200_000, order=2).bits([4, 199_999])[-1]
+    )
+
+
+def test_a_trigram_by_hand():
+    """Of abc, abd and the beginning bc: after ab came c and d; c follows only b, which stands after a and nothing."""
+    model = KneserNey([[0, 1, 2], [0, 1, 3], [1, 2]], vocab_size=4, order=3)
+    d = 0.5  # no count of 2 beside one of 1 anywhere
+    # Distinct left neighbours: of 1: {0}; of 2: {1}; of 3: {1}.
+    unigram = (1 - d) / 3 + d * 3 / 3 / 4
+    # Of the bigram 12 the left neighbours are {0}, of 13 {0}, of 01 none.
+    bigram = (1 - d) / 2 + d * 2 / 2 * unigram
+    trigram = (1 - d) / 2 + d * 2 / 2 * bigram
+    assert 2 ** -model.bits([0, 1, 2])[-1] == pytest.approx(trigram)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lm_core.downstream.task import Hub, OutOfScope, Task
+from lm_core.downstream.task import Hub, OutOfScope, Recipe, Task
 
 SENTIMENTS = ("ambiguous", "negative", "neutral", "positive")
 # The grouping of the 27 emotions by the authors of GoEmotions.
@@ -35,9 +35,10 @@ TASKS = (
         max_train_items=6920,
         max_validation_items=400,
         max_test_items=1821,
-        num_epochs=4.0,
-        max_steps=160,
+        num_epochs=1.5,
+        max_steps=240,
         batch_tokens=2048,
+        recipe=Recipe(num_buckets=1 << 17),
         licence="none stated beside the treebank",
         source="Stanford Sentiment Treebank, two classes (Socher et al. 2013)",
         weakness="2 test sentences stand in train too",
@@ -63,9 +64,10 @@ TASKS = (
         max_train_items=8000,
         max_validation_items=400,
         max_test_items=2000,
-        num_epochs=2.0,
-        max_steps=80,
+        num_epochs=1.0,
+        max_steps=60,
         batch_tokens=2048,
+        recipe=Recipe(num_buckets=1 << 17),
         licence="Apache-2.0 (of the reposting repository)",
         source="GoEmotions, grouped labels, comments with one label (Demszky et al. 2020)",
         weakness="32 test comments stand in train too; some comments are rude",
@@ -84,12 +86,12 @@ TASKS = (
         metric="accuracy",
         guards=("macro_f1", "calibration_error"),
         baselines=("majority", "tfidf_logistic_regression"),
-        max_prompt_chars=700,
+        max_prompt_chars=400,
         max_train_items=1311,
         max_validation_items=145,
         max_test_items=174,
-        num_epochs=4.0,
-        max_steps=60,
+        num_epochs=2.0,
+        max_steps=80,
         batch_tokens=2048,
         licence="CC0-1.0",
         source="digital.gov articles and their first topic",
@@ -126,9 +128,10 @@ TASKS = (
         max_train_items=10_500,
         max_validation_items=500,
         max_test_items=3300,
-        num_epochs=6.0,
-        max_steps=320,
+        num_epochs=1.5,
+        max_steps=240,
         batch_tokens=2048,
+        recipe=Recipe(num_buckets=1 << 16),
         licence="CC-BY-4.0",
         source="Banking77 (Casanueva et al. 2020); out of scope: first turns of SGD",
         weakness="labels are noisy; out-of-scope texts are of other domains, so the easy kind",
