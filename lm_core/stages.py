@@ -13,6 +13,7 @@ from lm_core.artifact import (
     DownstreamData,
     Evaluation,
     HeldOut,
+    PictureEncoder,
     TokenDataset,
     Tokenizer,
     ValidCorpus,
@@ -29,7 +30,7 @@ COLLECT = Stage(
 )
 CLEAN = Stage(
     name="clean",
-    version=2,
+    version=3,
     output=Decisions,
     function="lm_core.corpus.clean:clean",
     inputs={"corpus": Corpus},
@@ -71,7 +72,7 @@ DECONTAMINATE = Stage(
 )
 VALIDATE = Stage(
     name="validate",
-    version=2,
+    version=3,
     output=ValidCorpus,
     function="tasks.validation:validate",
     external="tasks.contracts:contract_digests",
@@ -138,7 +139,7 @@ FINETUNE = Stage(
 )
 EVALUATE = Stage(
     name="evaluate",
-    version=1,
+    version=2,
     output=Evaluation,
     function="lm_core.evaluation.language:evaluate_language_model",
     inputs={"base": Checkpoint, "tokens": TokenDataset, "corpus": ValidCorpus},
@@ -185,7 +186,7 @@ ABLATE = Stage(
 )
 CHOOSE = Stage(
     name="choose",
-    version=2,
+    version=3,
     output=Evaluation,
     function="lm_core.evaluation.zero_shot:evaluate_choice",
     external="lm_core.downstream.read_task:source_digests",
@@ -198,6 +199,56 @@ PROBE_BIAS = Stage(
     function="lm_core.evaluation.bias:evaluate_bias",
     external="lm_core.downstream.read_task:source_digests",
     inputs={"base": Checkpoint},
+)
+
+READ_PICTURES = Stage(
+    name="read_pictures",
+    version=1,
+    output=DownstreamData,
+    function="lm_core.vision.read_pictures:read_pictures",
+    external="lm_core.downstream.read_task:source_digests",
+    inputs={},
+)
+TEACH_ENCODER = Stage(
+    name="teach_encoder",
+    version=1,
+    output=PictureEncoder,
+    function="lm_core.vision.finetune_visual:teach_encoder",
+    inputs={"base": Checkpoint, "examples": DownstreamData},
+)
+FINETUNE_VISUAL = Stage(
+    name="finetune_visual",
+    version=1,
+    output=Checkpoint,
+    function="lm_core.vision.finetune_visual:finetune_visual",
+    inputs={"base": Checkpoint, "examples": DownstreamData, "encoder": PictureEncoder},
+    optional=frozenset({"encoder"}),
+)
+EVALUATE_VISUAL = Stage(
+    name="evaluate_visual",
+    version=1,
+    output=Evaluation,
+    function="lm_core.evaluation.visual:evaluate_visual",
+    inputs={
+        "prefix": Checkpoint,
+        "cross_attention": Checkpoint,
+        "random_weights": Checkpoint,
+        "question_only": Checkpoint,
+        "encoder": PictureEncoder,
+        "examples": DownstreamData,
+    },
+)
+EVALUATE_CAPTIONS = Stage(
+    name="evaluate_captions",
+    version=1,
+    output=Evaluation,
+    function="lm_core.evaluation.visual_captions:evaluate_captions",
+    inputs={
+        "prefix": Checkpoint,
+        "cross_attention": Checkpoint,
+        "random_weights": Checkpoint,
+        "examples": DownstreamData,
+    },
 )
 
 # Kinds of declared tasks that one stage trains and scores by itself, from a base and a data folder:

@@ -161,6 +161,24 @@ class CleanConfig(Config):
     )
     max_bullet_fraction: float = Field(0.9, ge=0, le=1, description="Most lines that start with a bullet (Gopher).")
     max_ellipsis_fraction: float = Field(0.3, ge=0, le=1, description="Most lines that end in an ellipsis (Gopher).")
+    published: tuple[Literal["gopher", "gopher_repetition", "c4", "fineweb"], ...] = Field(
+        (),
+        description="Published sets of rules that decide besides, at the bounds of their papers: made for web.",
+    )
+    bounds: dict[str, float] = Field(
+        {}, description="Another bound for a rule, by its name: {gopher_short_words = 2.5}."
+    )  # fmt: skip
+    bounds_by_language: dict[str, dict[str, float]] = Field(
+        {}, description="Other bounds for documents of a language, by its ISO 639 code and the rule's name."
+    )
+
+    @model_validator(mode="after")
+    def _known_rules(self) -> CleanConfig:
+        if self.bounds or self.bounds_by_language:
+            from lm_core.corpus.rules import refuse_unknown_bounds
+
+            refuse_unknown_bounds(self)
+        return self
 
 
 class DeduplicateConfig(Config):

@@ -10,18 +10,17 @@ and table rules.
 
 from __future__ import annotations
 
-import unicodedata
-from functools import lru_cache
-
 import numpy as np
 import pyarrow as pa
 from numba import njit
 
+from lm_core.corpus.character_classes import BLANK, BROKEN, BULLET, DOTS, IDEOGRAPH, LETTER, character_classes, decode
 from lm_core.corpus.characters import TABLE_SIZE
 from lm_core.corpus.dedup.shingles import mix
 from lm_core.corpus.dedup.sketch import text_buffers
+from lm_core.corpus.published_signals import PUBLISHED_SIGNALS, published_signals
 
-SIGNALS = (
+OWN_SIGNALS = (
     "num_words",
     "mean_word_length",  # in characters; 1 where most words are single characters of a script without spaces
     "alphabetic_fraction",  # of the words, those that hold a letter
@@ -31,45 +30,12 @@ SIGNALS = (
     "bullet_fraction",  # of the lines, those that start with a bullet
     "ellipsis_fraction",  # of the lines, those that end in an ellipsis
 )
+SIGNALS = (*OWN_SIGNALS, *PUBLISHED_SIGNALS)
 
-_LETTER, _IDEOGRAPH, _BLANK, _BULLET, _DOTS, _BROKEN = 1, 2, 4, 8, 16, 32
-_IDEOGRAPHS = ((0x0E00, 0x0EFF), (0x3040, 0x30FF), (0x3400, 0x9FFF))
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 _TABLE_SIZE = np.uint32(TABLE_SIZE)
 _HASH, _DOT, _SPACE, _NEWLINE = np.uint32(35), np.uint32(46), np.uint32(32), np.uint32(10)
 _MIN_LINE = 3
-
-
-@lru_cache(maxsize=1)
-def _classes() -> np.ndarray:
-    """(TABLE_SIZE,) uint8: what a code point of planes 0 and 1 is, as bits."""
-    kinds = np.zeros(TABLE_SIZE, np.uint8)
-    for code in range(TABLE_SIZE):
-        kinds[code] = _LETTER * unicodedata.category(chr(code)).startswith("L")
-    for first, last in _IDEOGRAPHS:
-        kinds[first : last + 1] |= _IDEOGRAPH
-    for characters, bit in (("\t\n\f\r ", _BLANK), ("-*•‣", _BULLET), ("…", _DOTS), ("\ufffd", _BROKEN)):
-        for character in characters:
-            kinds[ord(character)] |= bit
-    return kinds
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _decode(data, position):
-    """Code point at a position of UTF-8 bytes, and the position after it."""
-    byte = np.uint32(data[position])
-    if byte < 0x80:
-        return byte, position + 1
-    low = np.uint32(0x3F)
-    second = np.uint32(data[position + 1]) & low
-    if byte < 0xE0:
-        return ((byte & np.uint32(0x1F)) << np.uint32(6)) | second, position + 2
-    third = np.uint32(data[position + 2]) & low
-    if byte < 0xF0:
-        return ((byte & np.uint32(0x0F)) << np.uint32(12)) | (second << np.uint32(6)) | third, position + 3
-    fourth = np.uint32(data[position + 3]) & low
-    high = (byte & np.uint32(0x07)) << np.uint32(18)
-    return high | (second << np.uint32(12)) | (third << np.uint32(6)) | fourth, position + 4
 
 
 @njit(nogil=True, cache=True)
@@ -79,25 +45,25 @@ def _words(data, start, end, kinds, out):
     in_word = in_hashes = lettered = False
     position = start
     while position < end:
-        code, position = _decode(data, position)
-        kind = np.uint8(_LETTER) if code >= _TABLE_SIZE else kinds[code]
+        code, position = decode(data, position)
+        kind = np.uint8(LETTER) if code >= _TABLE_SIZE else kinds[code]
         characters += 1
-        broken += (kind & _BROKEN) != 0
-        ideographs += (kind & _IDEOGRAPH) != 0
-        symbols += (kind & _DOTS) != 0
+        broken += (kind & BROKEN) != 0
+        ideographs += (kind & IDEOGRAPH) != 0
+        symbols += (kind & DOTS) != 0
         symbols += code == _HASH and not in_hashes
         in_hashes = code == _HASH
         dots = dots + 1 if code == _DOT else 0
         if dots == 3:
             symbols += 1
             dots = 0
-        if kind & _BLANK:
+        if kind & BLANK:
             in_word = lettered = False
             continue
         words += not in_word
         in_word = True
         word_characters += 1
-        if kind & _LETTER and not lettered:
+        if kind & LETTER and not lettered:
             lettered = True
             letters += 1
     total = max(words + ideographs, 1)
@@ -137,8 +103,8 @@ def _lines(data, start, end, kinds, seen, out):
             continue
         lines += 1
         characters += length
-        code, _ = _decode(data, first)
-        bullets += code < _TABLE_SIZE and (kinds[code] & _BULLET) != 0
+        code, _ = decode(data, first)
+        bullets += code < _TABLE_SIZE and (kinds[code] & BULLET) != 0
         three_dots = data[last - 1] == _DOT and data[last - 2] == _DOT and data[last - 3] == _DOT
         ellipses += three_dots or (data[last - 3] == 0xE2 and data[last - 2] == 0x80 and data[last - 1] == 0xA6)
         value = max(mix(state), np.uint64(1))
@@ -166,9 +132,13 @@ def _measure(offsets, data, kinds, out):
         _lines(data, start, end, kinds, np.empty(size, np.uint64), out[row])
 
 
-def signals_of(texts: pa.Array) -> np.ndarray:
-    """(texts, signals) float64, the columns in the order of `SIGNALS`."""
+def signals_of(texts: pa.Array, languages: pa.Array) -> np.ndarray:
+    """(texts, signals) float64, the columns in the order of `SIGNALS`.
+
+    Args:
+        languages: ISO 639 code of each text, for the lists of stop words.
+    """
     offsets, data = text_buffers(texts)
-    out = np.zeros((len(texts), len(SIGNALS)))
-    _measure(offsets, data, _classes(), out)
-    return out
+    own = np.zeros((len(texts), len(OWN_SIGNALS)))
+    _measure(offsets, data, character_classes(), own)
+    return np.concatenate([own, published_signals(texts, languages, own[:, 0])], axis=1)

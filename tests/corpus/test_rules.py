@@ -9,7 +9,7 @@ from lm_core.corpus.clean import clean
 from lm_core.corpus.config import CleanConfig
 from lm_core.corpus.language import language_of
 from lm_core.corpus.rules import rules
-from lm_core.corpus.signals import SIGNALS, signals_of
+from lm_core.corpus.signals import OWN_SIGNALS, signals_of
 from tests.corpus.builds import corpus_of, new_build, rows
 from tests.corpus.tiny_ledger import document
 
@@ -125,13 +125,14 @@ def test_signals_are_those_of_plain_sql(seed):
     texts = ["", " ", *("".join(generator.choice(PIECES, generator.integers(1, 60))) for _ in range(400))]
     with duckdb.connect() as connection:
         connection.register("documents", pa.table({"number": range(len(texts)), "text": texts}))
-        columns = ", ".join(f"({SQL[name]})::DOUBLE" for name in SIGNALS)
+        columns = ", ".join(f"({SQL[name]})::DOUBLE" for name in OWN_SIGNALS)
         query = f"""
             WITH parts AS (SELECT *, {WORDS} AS words, {LINES} AS lines, {IDEOGRAPHS} AS num_ideographs FROM documents)
             SELECT {columns} FROM parts ORDER BY number
         """
         expected = np.array(connection.execute(query).fetchall())
-    found = signals_of(pa.array(texts, pa.large_string()))
-    for column, name in enumerate(SIGNALS):
+    languages = pa.array(["en"] * len(texts))
+    found = signals_of(pa.array(texts, pa.large_string()), languages)
+    for column, name in enumerate(OWN_SIGNALS):
         wrong = np.flatnonzero(~np.isclose(found[:, column], expected[:, column]))
         assert not len(wrong), (name, texts[wrong[0]], found[wrong[0], column], expected[wrong[0], column])

@@ -186,10 +186,10 @@ def find_passages(
     means.each(parts, count, "parts")
     means.each(parts, collect, "parts")
     empty = (np.empty(0, np.uint64), *(np.empty(0, np.int64) for _ in range(3)))
-    hashes, *places = (np.concatenate(columns) for columns in zip(empty, *common, strict=True))
+    hashes, rows, starts, ends = (np.concatenate(columns) for columns in zip(empty, *common, strict=True))
     documents_of_source = np.bincount(numbers[kept].astype(np.int64), minlength=len(sources.dictionary))
-    cut = _to_cut(hashes, places[0], ranks, documents_of_source[numbers.astype(np.int64)[places[0]]], config)
-    return _cuts(hashes[cut], *(column[cut] for column in places), lengths)
+    cut = _to_cut(hashes, rows, ranks, documents_of_source[numbers.astype(np.int64)[rows]], config)
+    return _cuts(hashes[cut], rows[cut], starts[cut], ends[cut], lengths)
 
 
 def _num_counters(num_bytes: int, means: Means) -> int:
