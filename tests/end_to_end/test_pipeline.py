@@ -116,6 +116,63 @@ def test_export_has_the_stock_layout(millrace, smoke_run, tmp_path):
     assert {path.name for path in (tmp_path / "hf").iterdir()} >= {"model.safetensors", "tokenizer.json"}
 
 
+TICKETS = """
+[[task]]
+name = "tickets"
+kind = "label"
+files = { all = "tickets.jsonl" }
+prompt = "{text}"
+target = "{queue}"
+metric = "accuracy"
+baselines = ["majority"]
+"""
+
+
+@pytest.mark.slow
+def test_an_export_is_imported_scores_the_same_and_is_fine_tuned(millrace, smoke_run, tmp_path):
+    assert millrace("export", "millrace-smoke", str(tmp_path / "hf")).code == 0
+    imported = millrace("import", str(tmp_path / "hf"), "--name", "brought-in", "--json")
+    assert imported.code == 0, imported.stderr
+    assert imported.json["weights_sha256"] == smoke_run["weights_sha256"]
+    assert millrace("import", str(tmp_path / "hf"), "--name", "brought-in", "--json").json["version"] == "1"
+    scores = [
+        millrace("score", name, "--text", "Return the array", "--json").json
+        for name in ("millrace-smoke", "brought-in")
+    ]
+    assert scores[0] == scores[1]
+    assert set(scores[0]) == {"ids", "logprobs"}
+    assert len(scores[0]["logprobs"]) == len(scores[0]["ids"]) - 1
+    rows = [
+        {"text": f"the {'bill' if i % 2 else 'mill'} {i}", "queue": ("repair", "billing")[i % 2]} for i in range(120)
+    ]
+    (tmp_path / "tickets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "own.toml").write_text(TICKETS)
+    own = ("--tasks-file", str(tmp_path / "own.toml"), "--data", str(tmp_path), "--size", "smoke")
+    tuned = millrace("finetune", "tickets", "--base", "brought-in", *own, "--json")
+    assert tuned.code == 0, tuned.stderr
+    assert tuned.json["registered"] == {"brought-in-tickets": "1"}
+
+
+def test_a_folder_that_does_not_fit_is_refused_in_one_line(millrace, smoke_run, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    done = millrace("import", str(tmp_path), "--name", "brought-in")
+    assert done.code == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "pickle" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["unigram", "wordpiece"])
+def test_the_other_tokenizers_go_the_whole_way_to_a_model(millrace, smoke_run, algorithm):
+    settings = ("--set", f"train_tokenizer.algorithm={algorithm}", "--until", "pretrain", "--json")
+    done = millrace("run", "--preset", "smoke", *settings)
+    assert done.code == 0, done.stderr[-2000:]
+    ran = [stage["name"] for stage in done.json["stages"] if stage["state"] == "Completed"]
+    assert ran == ["train_tokenizer", "tokenize", "pretrain"]
+
+
 def test_mlflow_holds_parent_children_and_curves(millrace, smoke_run):
     address = json.loads((millrace.workspace / "servers.json").read_text())["mlflow"]["address"]
     runs = _post(f"{address}/api/2.0/mlflow/runs/search", {"experiment_ids": ["1"], "max_results": 500})["runs"]
