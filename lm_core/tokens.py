@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ import pyarrow.parquet as pq
 from data_contracts.schemas import SPANS, SPLITS
 from lm_core.artifact import TokenDataset, Tokenizer, ValidCorpus
 from lm_core.bulk_encoding import BulkEncoder, DisagreementError, bulk_encoders
-from lm_core.corpus.ledger import kept_documents
+from lm_core.corpus.ledger import document_shards, kept_documents
 from lm_core.errors import IntegrityError, UserError
-from lm_core.store import Build
-from lm_core.tokenizer import TextTokenizer, load_tokenizer
+from lm_core.runtime import Runtime
+from lm_core.store import Build, Progress, silent
+from lm_core.tokenizer import load_tokenizer
 from lm_core.training.config import TokenizeConfig
 
 DATASET = "dataset.json"
@@ -80,7 +81,8 @@ def tokenize(build: Build, config: TokenizeConfig, *, corpus: ValidCorpus, token
     Raises:
         UserError: when the training split does not fill one window.
     """
-    encoder = load_tokenizer(tokenizer.file("tokenizer.json"))
+    definition = tokenizer.file("tokenizer.json")
+    encoder = load_tokenizer(definition)
     window_tokens = config.context_length + 1
     content: dict[str, Any] = {
         "context_length": config.context_length,
@@ -92,7 +94,7 @@ def tokenize(build: Build, config: TokenizeConfig, *, corpus: ValidCorpus, token
     }
     statistics: dict[str, Any] = {"vocab_size": encoder.vocab_size, "context_length": config.context_length}
     tables = []
-    encoded, how = _encode_corpus(build, corpus, encoder)
+    encoded, how = _encode_corpus(build, corpus, definition)
     for split in SPLITS:
         documents, bodies, num_bytes = encoded[split]
         spans, num_windows = plan_windows([len(body) for body in bodies], window_tokens)
@@ -116,14 +118,47 @@ def tokenize(build: Build, config: TokenizeConfig, *, corpus: ValidCorpus, token
 Encoded = tuple[list[str], list[np.ndarray], int]
 
 
-def _encode_corpus(
-    build: Build, corpus: ValidCorpus, tokenizer: TextTokenizer
+def _encode_corpus(build: Build, corpus: ValidCorpus, definition: Path) -> tuple[dict[str, Encoded], dict[str, Any]]:
+    """All splits encoded, and by which encoder: in one stream here, where the parts work elsewhere shard by shard."""
+    shards = document_shards(corpus.input_folder("corpus"))
+    parts = [(shard,) for shard in shards] if build.mapper else [tuple(shards)]
+    progress = silent if build.mapper else build.progress
+    encode = partial(_encode_part, corpus=corpus, definition=definition, runtime=build.runtime, progress=progress)
+    found = list(build.map(encode, parts))
+    encoded = {split: _in_order([part[split] for part, _ in found]) for split in SPLITS}
+    how = dict(found[0][1])
+    how["encoder_checked_documents"] = sum(one["encoder_checked_documents"] for _, one in found)
+    how["encoder"] = ", ".join(sorted({one["encoder"] for _, one in found}))
+    return encoded, how
+
+
+def _in_order(parts: Sequence[Encoded]) -> Encoded:
+    """The documents of all parts in the order of doc_id."""
+    if len(parts) == 1:
+        return parts[0]
+    documents = [document for part in parts for document in part[0]]
+    bodies = [body for part in parts for body in part[1]]
+    order = sorted(range(len(documents)), key=documents.__getitem__)
+    return [documents[place] for place in order], [bodies[place] for place in order], sum(part[2] for part in parts)
+
+
+def _encode_part(
+    shards: tuple[Path, ...], *, corpus: ValidCorpus, definition: Path, runtime: Runtime, progress: Progress
 ) -> tuple[dict[str, Encoded], dict[str, Any]]:
-    """All splits encoded by the first encoder that agrees with `tokenizers`, and which that was."""
+    """All splits of some shards by the first encoder that agrees with `tokenizers`, and which that was."""
+    tokenizer = load_tokenizer(definition)
     refused: dict[str, str] = {}
     for encoder in bulk_encoders(tokenizer, refused):
         try:
-            encoded = {split: _encode_split(build, corpus, encoder, tokenizer.end_of_text, split) for split in SPLITS}
+            encoded = {
+                split: _encode_split(
+                    kept_documents(corpus, splits=(split,), runtime=runtime, shards=shards),
+                    encoder,
+                    tokenizer.end_of_text,
+                    progress,
+                )
+                for split in SPLITS
+            }
         except DisagreementError as error:
             refused[encoder.name] = str(error)
         else:
@@ -132,19 +167,21 @@ def _encode_corpus(
     raise AssertionError("the reference encoder cannot disagree with itself")
 
 
-def _encode_split(build: Build, corpus: ValidCorpus, encoder: BulkEncoder, end_of_text: int, split: str) -> Encoded:
+def _encode_split(
+    batches: Iterable[pa.RecordBatch], encoder: BulkEncoder, end_of_text: int, progress: Progress
+) -> Encoded:
     """Ids of the documents of a split, their tokens with end_of_text before them, and their bytes."""
     documents: list[str] = []
     bodies: list[np.ndarray] = []
     num_bytes = 0
-    for batch in kept_documents(corpus, splits=(split,), columns=("doc_id", "text"), runtime=build.runtime):
+    for batch in batches:
         texts = batch.column("text").to_pylist()
         documents += batch.column("doc_id").to_pylist()
         flat = encoder(texts)
         marked = np.insert(flat.ids, flat.offsets[:-1], end_of_text)
         bodies += np.split(marked, flat.offsets[1:-1] + np.arange(1, len(texts)))
         num_bytes += sum(len(text.encode()) for text in texts)
-        build.progress(num_bytes, None, "bytes")
+        progress(num_bytes, None, "bytes")
     return documents, bodies, num_bytes
 
 

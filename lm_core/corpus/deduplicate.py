@@ -52,7 +52,8 @@ def deduplicate(build: Build, config: DeduplicateConfig, *, corpus: Corpus, clea
     folder = build.runtime.workspace / "cache" / "band-index" / _index_name(config)
     index = BandIndex.load(folder, config.num_bands)
     known = Known(index, index.rows_of(doc_ids))
-    means = Means(build.runtime.num_threads, build.work, build.runtime.memory_limit_bytes, build.progress)
+    runtime = build.runtime
+    means = Means(runtime.num_threads, build.work, runtime.memory_limit_bytes, build.progress, build.mapper)
     preference = _preference(documents, doc_ids, config)
     findings = find_duplicates(texts, preference, config, known=known, means=means)
     _check_sources(documents, findings, config)

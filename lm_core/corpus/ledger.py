@@ -60,9 +60,18 @@ def write_table(reader: pa.RecordBatchReader, path: Path, schema: pa.Schema) -> 
     return num_rows
 
 
-def register_corpus(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
-    """Give a connection the views `documents` (with the text) and `rejected` of the corpus in a folder."""
-    shards = sorted(folder.glob("documents-*.parquet"))
+def document_shards(folder: Path) -> list[Path]:
+    """The shards of the text of the corpus in a folder, in order."""
+    return sorted(folder.glob("documents-*.parquet"))
+
+
+def register_corpus(connection: duckdb.DuckDBPyConnection, folder: Path, shards: Sequence[Path] | None = None) -> None:
+    """Give a connection the views `documents` (with the text) and `rejected` of the corpus in a folder.
+
+    Args:
+        shards: only these of its documents.
+    """
+    shards = document_shards(folder) if shards is None else shards
     empty = ", ".join(f"NULL::{_sql_type(field)} AS {field.name}" for field in DOCUMENTS)
     source = parquet(shards) if shards else f"(SELECT {empty} WHERE false)"
     connection.execute(f"CREATE VIEW documents AS SELECT * FROM {source}")
@@ -149,6 +158,7 @@ def kept_documents(
     columns: Sequence[str] = ("doc_id", "text"),
     runtime: Runtime,
     batch_rows: int = 4096,
+    shards: Sequence[Path] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Stream the documents that were kept, in the order of doc_id, personal data and secrets replaced.
 
@@ -158,6 +168,7 @@ def kept_documents(
         splits: which of train, validation, test.
         columns: any of `schemas.DOCUMENTS`, and `split`.
         batch_rows: at most so many documents in a batch.
+        shards: only documents of these shards.
     """
     wanted = ", ".join(f"{'fates' if name == 'split' else 'documents'}.{name}" for name in ("doc_id", *columns))
     places = _redactions(corpus) if "text" in columns else {}
@@ -165,7 +176,7 @@ def kept_documents(
         SELECT {wanted} FROM documents JOIN fates USING (doc_id)
         WHERE fates.fate = 'kept' AND fates.split IN (SELECT unnest(?)) ORDER BY documents.doc_id
     """
-    with opened(corpus, runtime) as connection:
+    with opened(corpus, runtime, shards=shards) as connection:
         reader: pa.RecordBatchReader = connection.sql(query, params=[list(splits)]).to_arrow_reader(batch_rows)
         for batch in reader:
             yield _without_personal_data(batch, places).select(range(1, batch.num_columns))
@@ -252,11 +263,13 @@ def count_fates(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
 
 
 @contextmanager
-def opened(corpus: ValidCorpus, runtime: Runtime, *others: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def opened(
+    corpus: ValidCorpus, runtime: Runtime, *others: Path, shards: Sequence[Path] | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection with the views `documents`, `rejected` and `fates`, of files in reach."""
     inputs = {name: corpus.input_folder(name) for name in corpus.inputs}
     with connect(runtime, folders=[corpus.folder, *inputs.values(), *others]) as connection:
-        register_corpus(connection, inputs["corpus"])
+        register_corpus(connection, inputs["corpus"], shards)
         connection.execute(f"CREATE VIEW fates AS SELECT * FROM {parquet(corpus.file('fates.parquet'))}")
         yield connection
 

@@ -113,14 +113,26 @@ def test_overlaps_between_splits_are_found():
     assert [row["jaccard"] == 1 for row in found] == [True, False, False, True]
 
 
-@pytest.mark.parametrize(("name", "column", "shared"), [("sst2", "text", 2), ("goemotions", "text", 32)])
-def test_known_overlaps_of_official_splits_are_found(data_bundle, name, column, shared):
-    folder = data_bundle / "finetune" / f"sentiment_{name}"
-    splits = {split: pq.read_table(folder / f"{split}.parquet")[column].to_pylist() for split in ("train", "test")}
+def texts_of(row: dict) -> str:
+    turns = row.get("turns")
+    return "\n".join(turns) if turns else row.get("text") or row["document"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "shared"),
+    [
+        ("sentiment_sst2", 2),
+        ("sentiment_goemotions", 32),
+        ("summarization_scitldr", 2),
+        ("customer_service_taskmaster4", 4),
+    ],
+)
+def test_known_overlaps_of_official_splits_are_found(data_bundle, folder, shared):
+    files = {split: data_bundle / "finetune" / folder / f"{split}.parquet" for split in ("train", "test")}
     items = [
-        {"item_id": f"{split}-{n}", "split": split, "text": text}
-        for split, texts in splits.items()
-        for n, text in enumerate(texts)
+        {"item_id": f"{split}-{number}", "split": split, "text": texts_of(row)}
+        for split, path in files.items()
+        for number, row in enumerate(pq.read_table(path).to_pylist())
     ]
     text = {item["item_id"]: item["text"] for item in items}
     found = split_overlaps(pa.Table.from_pylist(items)).to_pylist()

@@ -6,9 +6,10 @@ those with company), and arrays that outgrow their share of the memory lie in fi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lm_core.corpus.dedup.index import BandIndex
 from lm_core.corpus.dedup.shingles import shingle_sets
 from lm_core.corpus.dedup.sketch import Sketches, sketch, text_buffers
 from lm_core.corpus.dedup.texts import Part, Texts
+from lm_core.mapping import Mapper, in_threads
 from lm_core.store import Progress, silent
 
 
@@ -32,12 +34,14 @@ class Means:
     Attributes:
         folder: where arrays go that outgrow their share of the memory; None keeps them in memory.
         memory_bytes: of all arrays together; an eighth for each.
+        mapper: who works on parts instead of this process' threads.
     """
 
     num_threads: int = 1
     folder: Path | None = None
     memory_bytes: int = 1_000_000_000
     progress: Progress = silent
+    mapper: Mapper | None = None
 
     def array(self, name: str, shape: tuple[int, ...], kind: Any) -> np.ndarray:
         """A new array, in a file when it is large."""
@@ -45,6 +49,17 @@ class Means:
         if self.folder is None or size <= self.memory_bytes // 8:
             return np.empty(shape, kind)
         return np.memmap(self.folder / f"{name}.array", kind, "w+", shape=shape)
+
+    def over(self, parts: list[Part], function: Callable[[Part], Any], take: Callable[[Any], None], unit: str) -> None:
+        """Take the result of a function for each part; the function may run elsewhere (see `lm_core.mapping`)."""
+        mapper = self.mapper or in_threads(self.num_threads)
+        for done, result in enumerate(mapper(function, parts)):
+            take(result)
+            self.progress(done, len(parts), unit)
+
+    def over_bands(self, function: Callable[[np.ndarray], np.ndarray], bands: Iterable[np.ndarray]) -> Iterable[Any]:
+        """Results of a function for each band: one after the other here (a band is large), side by side elsewhere."""
+        return (self.mapper or map)(function, bands)
 
     def each(self, parts: list[Part], work: Callable[[Part], None], unit: str) -> None:
         """Do the work on all parts, several at a time."""
@@ -114,7 +129,7 @@ def find_duplicates(
     exact = keepers >= 0
     survivors = preference[~exact[preference]]
     containers = _containers(sketches.samples, survivors, config)
-    crowded = _with_company(sketches, survivors)
+    crowded = _with_company(sketches, survivors, means)
     crowded[containers.ravel()] = True
     rows = survivors[crowded[survivors]]
     places = np.full(len(texts), -1, np.int64)
@@ -163,18 +178,22 @@ def _sketches(texts: Texts, config: DeduplicateConfig, known: Known, means: Mean
         known.index.num_shingles[source],
     )
 
-    least = None if config.containment_threshold is None else config.min_contained_shingles
     new_samples: list[Samples] = []
 
-    def work(part: Part) -> None:
-        rows, own = part()
-        found = sketch(own, shingle_tokens=config.shingle_tokens, num_bands=config.num_bands,
-                       band_rows=config.band_rows, min_sampled_shingles=least)  # fmt: skip
+    def take(result: tuple[np.ndarray, Sketches]) -> None:
+        rows, found = result
         keys[rows], content[rows], num_shingles[rows] = found.keys, found.content, found.num_shingles
         new_samples.append(Samples(found.samples.values, rows[found.samples.rows]))
 
-    means.each(texts.parts(known.rows < 0), work, "parts")
+    means.over(texts.parts(known.rows < 0), partial(_sketch_part, config=config), take, "parts")
     return Sketches(content, keys, num_shingles, _known_samples(known).with_others(new_samples))
+
+
+def _sketch_part(part: Part, *, config: DeduplicateConfig) -> tuple[np.ndarray, Sketches]:
+    rows, texts = part()
+    least = None if config.containment_threshold is None else config.min_contained_shingles
+    return rows, sketch(texts, shingle_tokens=config.shingle_tokens, num_bands=config.num_bands,
+                        band_rows=config.band_rows, min_sampled_shingles=least)  # fmt: skip
 
 
 def _known_samples(known: Known) -> Samples:
@@ -197,17 +216,21 @@ def _equal_texts(content: np.ndarray, preference: np.ndarray) -> np.ndarray:
     return keepers
 
 
-def _with_company(sketches: Sketches, survivors: np.ndarray) -> np.ndarray:
+def _with_company(sketches: Sketches, survivors: np.ndarray, means: Means) -> np.ndarray:
     """Mask of the rows that share a band with another survivor: only these can have copies."""
     mask = np.zeros(len(sketches.keys), bool)
     rows = survivors[sketches.num_shingles[survivors] > 0]
-    for band in range(sketches.keys.shape[1]):
-        keys = sketches.keys[rows, band]
-        order = np.argsort(keys)
-        same = keys[order[1:]] == keys[order[:-1]]
-        mask[rows[order[1:][same]]] = True
-        mask[rows[order[:-1][same]]] = True
+    bands = (sketches.keys[rows, band] for band in range(sketches.keys.shape[1]))
+    for shared in means.over_bands(_shared_in_band, bands):
+        mask[rows[shared]] = True
     return mask
+
+
+def _shared_in_band(keys: np.ndarray) -> np.ndarray:
+    """Places of the keys that stand in a band more than once."""
+    order = np.argsort(keys)
+    same = keys[order[1:]] == keys[order[:-1]]
+    return np.concatenate([order[1:][same], order[:-1][same]])
 
 
 def _known_pairs(known: Known, places: np.ndarray) -> KnownPairs:
@@ -231,19 +254,26 @@ def _load_sets(
     lengths = np.full(len(rows), -1, np.int64)
     mask = np.zeros(len(texts), bool)
     mask[rows[wanted]] = True
-    table = character_table()
 
-    def work(part: Part) -> None:
-        own_rows, own = part()
-        offsets, data = text_buffers(own)
-        sizes = num_shingles[own_rows]
-        own_starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        own_shingles, own_lengths = np.empty(own_starts[-1], np.uint64), np.empty(len(own), np.int64)
-        shingle_sets(offsets, data, table, config.shingle_tokens, own_starts, own_shingles, own_lengths)
-        for number, place in enumerate(places[own_rows]):
-            begin, length = own_starts[number], own_lengths[number]
+    def take(result: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+        own_rows, own_lengths, own_shingles = result
+        begin = 0
+        for place, length in zip(places[own_rows].tolist(), own_lengths.tolist(), strict=True):
             shingles[starts[place] : starts[place] + length] = own_shingles[begin : begin + length]
             lengths[place] = length
+            begin += length
 
-    means.each(texts.parts(mask), work, "parts")
+    means.over(texts.parts(mask), partial(_sets_of_part, shingle_tokens=config.shingle_tokens), take, "parts")
     return ShingleSets(shingles, starts, lengths)
+
+
+def _sets_of_part(part: Part, *, shingle_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of a part, the sizes of their shingle sets, and the sets one after the other."""
+    rows, texts = part()
+    offsets, data = text_buffers(texts)
+    # No text has more shingles than bytes; only the pages that are filled cost memory.
+    starts = np.concatenate([[0], np.cumsum(np.diff(offsets) + 1)]).astype(np.int64)
+    room, lengths = np.empty(starts[-1], np.uint64), np.empty(len(rows), np.int64)
+    shingle_sets(offsets, data, character_table(), shingle_tokens, starts, room, lengths)
+    sets = [room[begin : begin + length] for begin, length in zip(starts[:-1], lengths, strict=True)]
+    return rows, lengths, np.concatenate([np.empty(0, np.uint64), *sets])
