@@ -26,6 +26,10 @@ Metrics that give one number for the table:
     distinctValues   number of different values of the column
     value            `query`, an SQL aggregate
     groupShare       the largest percentage of rows with `query` true in a group of `groupBy` (of `minimumRows` or more)
+
+Beside the rules a contract may say how far its table may drift from that of the last accepted run:
+
+    drift: {mustBeLessOrEqualTo: 25, severity: critical}    # percent; a warning when left out (`drift.py`)
 """
 
 from __future__ import annotations
@@ -137,14 +141,27 @@ class Rule(_Strict):
         return self
 
 
+class DriftBound(_Strict):
+    """How far figures may move between two accepted runs, in percent of the larger value."""
+
+    mustBeLessOrEqualTo: float = Field(25.0, gt=0, le=100)  # noqa: N815
+    severity: Literal["critical", "warning"] = "warning"
+
+
 class Contract(_Strict):
-    """What one table promises."""
+    """What one table promises.
+
+    Attributes:
+        otherColumns: whether the table may have columns that the contract does not name.
+    """
 
     name: str
     version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
     owner: str
     description: str
+    otherColumns: Literal["refused", "allowed"] = "refused"  # noqa: N815
     columns: tuple[Column, ...] = Field(min_length=1)
+    drift: DriftBound = DriftBound()
     quality: tuple[Rule, ...] = ()
 
     @model_validator(mode="after")

@@ -48,10 +48,11 @@ def all_rules(contract: Contract) -> tuple[Rule, ...]:
 
 def column_problems(connection: duckdb.DuckDBPyConnection, contract: Contract, relation: str) -> list[str]:
     """What is wrong with names and types of a relation's columns."""
-    found = {row[0]: row[1] for row in connection.execute(f"DESCRIBE {relation}").fetchall()}
+    found = {row[0]: row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
     wanted = {column.name: _duckdb_type(contract, column) for column in contract.columns}
     problems = [f"column {name} is missing" for name in wanted if name not in found]
-    problems += [f"column {name} is not in the contract" for name in found if name not in wanted]
+    if contract.otherColumns == "refused":
+        problems += [f"column {name} is not in the contract" for name in found if name not in wanted]
     problems += [
         f"column {name} is {found[name]}, not {kind}"
         for name, kind in wanted.items()
@@ -67,6 +68,12 @@ def _duckdb_type(contract: Contract, column: Column) -> str:
             f"known are {', '.join(_TYPES)}"
         )
     return _TYPES[column.physicalType]
+
+
+def empty_relation(contract: Contract) -> str:
+    """SQL of a table of no rows with the contract's columns."""
+    columns = (f"NULL::{_duckdb_type(contract, column)} AS {_identifier(column.name)}" for column in contract.columns)
+    return f"SELECT {', '.join(columns)} WHERE false"
 
 
 # -------------------------------------------------------------------- rules to SQL
@@ -135,6 +142,8 @@ def _statistics(contract: Contract) -> dict[str, str]:
             }  # integers add up exactly in any order, doubles do not
         elif column.physicalType == "double":
             figures |= {f"{column.name} {word}": f"{word}({name})" for word in ("min", "max")}
+            # Doubles do not add up alike in any order, their millionths do.
+            figures[f"{column.name} sum"] = f"sum(try_cast({name} * 1000000 AS HUGEINT)) / 1000000"
     return figures
 
 

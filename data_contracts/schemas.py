@@ -58,6 +58,20 @@ DECISIONS = _schema(
     ("figure", pa.float64(), True, "the number that decided: Jaccard, containment, the rule's statistic"),
 )
 
+SIGNALS = _schema(
+    ("doc_id", pa.string(), False, "a collected document"),
+    ("kind", pa.string(), False, "as in documents"),
+    ("language", pa.string(), False, "ISO 639-1 code, the likeliest"),
+    ("num_words", pa.float64(), False, "number of words"),
+    ("mean_word_length", pa.float64(), False, "characters of a word, on average"),
+    ("alphabetic_fraction", pa.float64(), False, "share of the words that hold a letter"),
+    ("symbol_fraction", pa.float64(), False, "runs of '#' and ellipses for each word"),
+    ("duplicate_line_fraction", pa.float64(), False, "share of the characters in lines that stood before"),
+    ("replacement_fraction", pa.float64(), False, "U+FFFD for each character"),
+    ("bullet_fraction", pa.float64(), False, "share of the lines that start with a bullet"),
+    ("ellipsis_fraction", pa.float64(), False, "share of the lines that end in an ellipsis"),
+)
+
 REDACTIONS = _schema(
     ("doc_id", pa.string(), False, "a collected document"),
     ("kind", pa.string(), False, "key, email, iban, card, ip, phone; boilerplate, repeated"),
@@ -98,6 +112,14 @@ FATES = _schema(
     ("num_bytes", pa.int64(), False, "length in UTF-8 bytes; 0 when the document could not be read"),
 )
 
+QUARANTINE = _schema(
+    ("table_name", pa.string(), False, "contract the row broke"),
+    ("row_key", pa.string(), True, "primary key of the row"),
+    ("rule", pa.string(), False, "first rule it broke, in the contract's order"),
+    ("rules", pa.string(), False, "all rules it broke, joined by commas"),
+    ("row", pa.string(), False, "the whole row as JSON"),
+)
+
 EXAMPLES = _schema(
     ("item_id", pa.string(), False, "32 hex digits over task, document and question"),
     ("task", pa.string(), False, "downstream task"),
@@ -117,14 +139,6 @@ BAD_ROWS = _schema(
     ("row", pa.int64(), False, "row within the file, from 0; -1 for a leak"),
     ("reason", pa.string(), False, "short name of what is wrong, e.g. span_does_not_match"),
     ("detail", pa.string(), False, "what was found, for a person"),
-)
-
-HELD_OUT_TEXTS = _schema(
-    ("item_id", pa.string(), False, "as in examples"),
-    ("task", pa.string(), False, "downstream task"),
-    ("split", pa.string(), False, "validation or test"),
-    ("part", pa.string(), False, "item: the prompt with its answer; else the column that holds the text"),
-    ("text", pa.string(), False, "what no text for learning may hold"),
 )
 
 HELD_OUT_TEXTS = _schema(

@@ -24,6 +24,7 @@ from lm_core.artifact import (
 )
 from lm_core.store import Store
 from tasks import pictures
+from tasks.acceptance import contract_report, drift_of
 from tasks.display import amount
 
 SAMPLE_ROWS = 6
@@ -31,10 +32,11 @@ SAMPLE_ROWS = 6
 
 @dataclass(frozen=True)
 class Report:
-    """Markdown, and pictures by file name (they also stand in the Markdown as data URIs)."""
+    """Markdown, pictures by file name (they also stand in the Markdown as data URIs), whole pages of HTML by name."""
 
     markdown: str
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    pages: Mapping[str, str] = field(default_factory=dict)
 
 
 def report_path(workspace: Path, stage: str, fingerprint: str) -> Path:
@@ -70,7 +72,13 @@ def report_on(artifact: Artifact, store: Store, title: str) -> Report:
     body = _REPORTS[type(artifact)](artifact, store)
     head = f"# {title}\n\n"
     tail = f"\n\n`{artifact.stage}/{artifact.fingerprint}`, content `{artifact.content_digest[:16]}`\n"
-    return Report(head + body.markdown + tail, body.pictures)
+    if body.pages:
+        return Report(head + body.markdown + tail, body.pictures, body.pages)
+    told = contract_report(artifact)
+    if told is None:
+        return Report(head + body.markdown + tail, body.pictures)
+    markdown = f"{head}{body.markdown}\n\n{told.markdown}{tail}"
+    return Report(markdown, body.pictures, {"contracts.html": told.html})
 
 
 def _corpus(artifact: Artifact, store: Store) -> Report:
@@ -125,14 +133,14 @@ def _valid(artifact: Artifact, store: Store) -> Report:
     counts = fate_counts(artifact, runtime=store.runtime)
     picture = pictures.funnel(counts["by_source"])
     fates = [(fate, n, f"{n / max(counts['collected'], 1):.1%}") for fate, n in counts["fates"].items() if n]
-    contract_report = artifact.file("report.md")
+    told = contract_report(artifact, drift_of(artifact, store.runtime), pictures.data_uri(picture))
     parts = [
         f"{counts['kept']:,} of {counts['collected']:,} documents are kept.",
         table(("fate", "documents", "share"), fates),
         _picture("fates by source", picture),
-        contract_report.read_text() if contract_report.exists() else "",
+        told.markdown if told else "",
     ]
-    return Report("\n\n".join(parts), {"funnel.png": picture})
+    return Report("\n\n".join(parts), {"funnel.png": picture}, {"contracts.html": told.html} if told else {})
 
 
 def _plain(artifact: Artifact, store: Store) -> Report:

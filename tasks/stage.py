@@ -14,11 +14,13 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
-from lm_core.artifact import Artifact, ArtifactT
+from lm_core.artifact import Artifact, ArtifactT, ValidCorpus
 from lm_core.config import Config, identity_of
 from lm_core.runtime import Runtime
 from lm_core.store import Build, Stage, Store, git_commit
+from tasks.acceptance import accept
 from tasks.display import Display, amount, describe, duration
+from tasks.gates import gated
 from tasks.reports import Report, report_on, report_path, summary_of
 from tasks.tracking import Journal
 
@@ -105,7 +107,7 @@ class StageRunner:
             self.journal.start_forwarder()
 
         try:
-            artifact, cached = self.store.build(stage, config, inputs, self._progress(name), begin)
+            artifact, cached = self.store.build(gated(stage), config, inputs, self._progress(name), begin)
         except BaseException:
             if run_key:
                 self.journal.end(run_key, "FAILED")
@@ -113,8 +115,18 @@ class StageRunner:
         report = self._report(artifact, name, cached)
         create_markdown_artifact(report.markdown, key=stage.name.replace("_", "-"), description=name)
         if run_key:
-            self._track(run_key, artifact, report.markdown, report.pictures)
+            self._track(run_key, artifact, report)
+        if isinstance(artifact, ValidCorpus):
+            self._accept(artifact, any_drift=bool(getattr(config, "accept_drift", False)))
         return artifact, cached
+
+    def _accept(self, corpus: ValidCorpus, *, any_drift: bool) -> None:
+        """Measure a corpus against the last accepted one; a drift that its contract calls critical ends the run."""
+        drifted = accept(corpus, self.runtime, any_drift=any_drift)
+        if drifted:
+            self.display.say(f"  {len(drifted)} figures moved since the last accepted run; the most: {drifted[0]}")
+        for item in drifted:
+            get_run_logger().warning("drift: %s", item)
 
     def _report(self, artifact: Artifact, name: str, cached: bool) -> Report:
         """The report of an artifact; of a cached one the text that was kept, for drawing takes a tenth of a second."""
@@ -126,7 +138,7 @@ class StageRunner:
         kept.write_text(report.markdown)
         return report
 
-    def _track(self, key: str, artifact: Artifact, markdown: str, pictures: Mapping[str, bytes]) -> None:
+    def _track(self, key: str, artifact: Artifact, report: Report) -> None:
         # The last point of the curves that a training journal has drawn, not their first.
         last_step = int(artifact.statistics.get("num_steps", 0))
         self.journal.metrics(key, _flat(artifact.statistics), last_step)
@@ -140,11 +152,13 @@ class StageRunner:
             context=artifact.stage,
         )
         folder = self.journal.folder / "pictures" / key
-        for name, picture in pictures.items():
+        for name, picture in report.pictures.items():
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(picture)
             self.journal.write("file", key, path=str(folder / name), folder="pictures")
-        self.journal.write("text", key, name="report.md", text=markdown)
+        for name, page in report.pages.items():
+            self.journal.write("text", key, name=name, text=page)
+        self.journal.write("text", key, name="report.md", text=report.markdown)
         self.journal.end(key, "FINISHED")
 
     def _say_forecast(self, name: str, figures: Mapping[str, float]) -> None:

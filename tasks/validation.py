@@ -15,15 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.contract import Contract, ContractError, load_contracts
-from data_contracts.gate import QUARANTINE, TableResult, check, names_put_aside, warm_up
+from data_contracts.gate import TableResult, check_all, names_put_aside, warm_up
 from data_contracts.profile import quarantine_query
-from data_contracts.report import html_report, markdown_report
-from lm_core.artifact import Artifact, Corpus, Decisions, DownstreamData, TokenDataset, ValidCorpus
+from data_contracts.schemas import QUARANTINE
+from lm_core.artifact import Corpus, Decisions, DownstreamData
 from lm_core.corpus.ledger import (
     count_fates,
     create_fates,
     largest_clusters,
-    opened,
     parquet,
     register_corpus,
     register_decisions,
@@ -34,11 +33,13 @@ from lm_core.corpus.ledger import (
 from lm_core.corpus.ledger_config import ValidateConfig
 from lm_core.database import connect
 from lm_core.errors import IntegrityError, UserError
-from lm_core.runtime import Runtime
 from lm_core.store import Build
+from tasks.contracts import TABLES
 
-# In the order of the pipeline; a table's rules may name the tables before it.
-TABLES = ("documents", "rejected", "decisions", "redactions", "canaries", "splits", "examples", "fates")
+RESULTS = "record-contracts.json"
+
+# Not every version of the stage behind it writes it.
+_OPTIONAL = frozenset({"signals", "edges", "hits"})
 
 
 def validate(
@@ -53,8 +54,8 @@ def validate(
 ) -> dict[str, Any]:
     """Give every collected document its one fate, hold all tables against their contracts, put failing rows aside.
 
-    Writes `fates.parquet`, `redactions.parquet`, `quarantine.parquet`, `contracts.json` (results and
-    profiles), `report.md`, `report.html`.
+    Writes `fates.parquet`, `redactions.parquet`, `quarantine.parquet`, and for the record `record-contracts.json`
+    (results and profiles).
 
     Raises:
         IntegrityError: a critical rule failed, or a warning beyond its bound.
@@ -68,27 +69,33 @@ def validate(
         register_corpus(connection, corpus.folder)
         register_decisions(connection, *decided)
         register_redactions(connection, cleaning.folder, duplicates.folder)
-        connection.execute(f"CREATE VIEW canaries AS SELECT * FROM {parquet(duplicates.file('canaries.parquet'))}")
-        connection.execute(f"CREATE VIEW examples AS SELECT * FROM {parquet(examples.file('examples.parquet'))}")
+        tables = _register_tables(
+            connection,
+            signals=cleaning.file("signals.parquet"),
+            edges=duplicates.file("edges.parquet"),
+            canaries=duplicates.file("canaries.parquet"),
+            examples=examples.file("examples.parquet"),
+            hits=contamination.file("hits.parquet"),
+        )
         _refuse_an_empty_corpus(connection)
         connection.execute(
             "CREATE TABLE quarantine (table_name VARCHAR, row_key VARCHAR, rule VARCHAR, rules VARCHAR, row VARCHAR)"
         )
-        results = []
-        for number, table in enumerate(TABLES):
-            build.progress(number, len(TABLES), "tables")
-            if table == "fates":
-                create_fates(connection)
-            results.append(_checked(connection, contracts[table]))
+        # Rows that a contract puts aside decide the fates of their documents, which have contracts of their own.
+        place = tables.index("fates")
+        results = _checked(connection, [contracts[table] for table in tables[:place]])
+        build.progress(place, len(tables), "tables")
+        create_fates(connection)
+        results += _checked(connection, [contracts[table] for table in tables[place:]])
         _refuse_failures(connection, results)
-        build.progress(len(TABLES), len(TABLES), "tables")
+        build.progress(len(tables), len(tables), "tables")
         _refuse_too_little(connection, config)
         write_fates(connection, build.folder / "fates.parquet")
         write_redactions(connection, build.folder / "redactions.parquet")
         aside: pa.Table = connection.sql("SELECT * FROM quarantine ORDER BY ALL").to_arrow_table()
         pq.write_table(aside.cast(QUARANTINE), build.folder / "quarantine.parquet", compression="zstd")
         counts = count_fates(connection)
-    _write_results(build.folder, results)
+    write_results(build.folder, results)
     return {
         **counts,
         "quarantined_rows": aside.num_rows,
@@ -97,33 +104,12 @@ def validate(
     }
 
 
-def check_tokens(tokens: TokenDataset, corpus: ValidCorpus, *, runtime: Runtime) -> TableResult:
-    """Hold the spans of a token data set against their contract.
-
-    Raises:
-        IntegrityError: a span breaks it: a document that was not kept, say.
-    """
-    with opened(corpus, runtime, tokens.folder) as connection:
-        connection.execute(f"CREATE VIEW spans AS SELECT * FROM {parquet(tokens.file('spans.parquet'))}")
-        result = check(connection, load_contracts()["spans"], "spans")
-    if result.failures:
-        raise IntegrityError(f"{tokens.folder}: {result.failures[0]}")
-    return result
-
-
-def check_predictions(evaluation: Artifact, *, runtime: Runtime) -> TableResult:
-    """Hold the predictions of an evaluation against their contract.
-
-    Raises:
-        IntegrityError: an item answered twice by a system, or a score that is no number.
-    """
-    with connect(runtime, folders=[evaluation.folder]) as connection:
-        path = evaluation.file("predictions.parquet")
-        connection.execute(f"CREATE VIEW predictions AS SELECT * FROM {parquet(path)}")
-        result = check(connection, load_contracts()["predictions"], "predictions")
-    if result.failures:
-        raise IntegrityError(f"{evaluation.folder}: {result.failures[0]}")
-    return result
+def _register_tables(connection: duckdb.DuckDBPyConnection, **files: Path) -> list[str]:
+    """Give the connection a view of each file; returns the tables to check, in their order."""
+    missing = {name for name, path in files.items() if name in _OPTIONAL and not path.exists()}
+    for name in files.keys() - missing:
+        connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {parquet(files[name])}")
+    return [table for table in TABLES if table not in missing]
 
 
 def _contracts(config: ValidateConfig) -> dict[str, Contract]:
@@ -133,18 +119,21 @@ def _contracts(config: ValidateConfig) -> dict[str, Contract]:
         raise UserError(str(error)) from None
 
 
-def _checked(connection: duckdb.DuckDBPyConnection, contract: Contract) -> TableResult:
-    """Check one table. Documents that step aside before a fate is assembled are quarantined by `create_fates`."""
+def _checked(connection: duckdb.DuckDBPyConnection, contracts: list[Contract]) -> list[TableResult]:
+    """Check tables, and put failing rows aside. Documents among them get their fate from `create_fates`."""
     # `decisions` carries the rank of its stage, which no file has.
-    relation = "(SELECT * EXCLUDE (rank) FROM decisions)" if contract.name == "decisions" else contract.name
+    relations = {contract.name: contract.name for contract in contracts} | {
+        "decisions": "(SELECT * EXCLUDE (rank) FROM decisions)"
+    }
     try:
-        result = check(connection, contract, relation)
+        results = check_all(connection, [(contract, relations[contract.name]) for contract in contracts])
     except ContractError as error:
         raise UserError(str(error)) from None
-    aside = quarantine_query(contract, relation, names_put_aside(result.rules))
-    if aside:
-        connection.execute(f"INSERT INTO quarantine {aside}")
-    return result
+    for contract, result in zip(contracts, results, strict=True):
+        aside = quarantine_query(contract, relations[contract.name], names_put_aside(result.rules))
+        if aside:
+            connection.execute(f"INSERT INTO quarantine {aside}")
+    return results
 
 
 def _refuse_an_empty_corpus(connection: duckdb.DuckDBPyConnection) -> None:
@@ -188,8 +177,7 @@ def _refuse_too_little(connection: duckdb.DuckDBPyConnection, config: ValidateCo
         )
 
 
-def _write_results(folder: Path, results: list[TableResult]) -> None:
+def write_results(folder: Path, results: list[TableResult]) -> None:
+    """Keep what the contracts found beside the tables: for the record, no part of what the artifact is."""
     content = {result.table: result.to_json() for result in results}
-    (folder / "contracts.json").write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False))
-    (folder / "report.md").write_text(markdown_report(results), encoding="utf-8")
-    (folder / "report.html").write_text(html_report(results), encoding="utf-8")
+    (folder / RESULTS).write_text(json.dumps(content, indent=1, allow_nan=False))

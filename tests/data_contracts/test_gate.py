@@ -1,5 +1,8 @@
 """Contracts and the gate: a rule catches what breaks it, rows always add up, a mistaken contract is refused."""
 
+import json
+import re
+
 import duckdb
 import pyarrow as pa
 import pytest
@@ -7,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_contracts import schemas
-from data_contracts.contract import Contract, ContractError, load_contract, load_contracts
-from data_contracts.drift import drift
-from data_contracts.gate import FAILED, PASSED, QUARANTINED, WARNED, check, names_put_aside
+from data_contracts.contract import Contract, ContractError, DriftBound, load_contract, load_contracts
+from data_contracts.drift import Drift, drift
+from data_contracts.gate import FAILED, PASSED, QUARANTINED, WARNED, TableResult, check, names_put_aside
 from data_contracts.profile import passed_query, quarantine_query
-from data_contracts.report import html_report, markdown_report
+from data_contracts.report import Aside, html_report, markdown_report
 
 COLUMNS = (
     {"name": "id", "physicalType": "string", "primaryKey": True, "description": "key"},
@@ -160,9 +163,8 @@ def test_a_query_that_is_not_sql_is_refused_in_one_line():
 
 
 def test_contracts_and_schemas_say_the_same():
-    tables = {"splits": schemas.SPLIT_OF_DOCUMENT} | {
-        name: getattr(schemas, name.upper()) for name in load_contracts() if name != "splits"
-    }
+    renamed = {"splits": schemas.SPLIT_OF_DOCUMENT, "held_out": schemas.HELD_OUT_TEXTS}
+    tables = renamed | {name: getattr(schemas, name.upper()) for name in load_contracts() if name not in renamed}
     for name, promise in load_contracts().items():
         found = [(c.name, c.physicalType, c.required, c.description) for c in promise.columns]
         wanted = [
@@ -177,17 +179,61 @@ def test_reports_show_what_needs_a_look_first():
     promise = contract({"metric": "rowCount", "mustBeGreaterOrEqualTo": 9}, {"metric": "nullValues", "column": "id"})
     with connection_with(ROWS) as connection:
         result = check(connection, promise, "things")
-    markdown, page = markdown_report([result]), html_report([result])
+    moved = [Drift("things", "size, mean", 1.0, 2.0, 0.5, "critical")]
+    aside = [Aside("things", "a", "rule_0,rule_1", '{"id": "<script>|x"}')]
+    markdown = markdown_report([result], moved, aside)
+    page = html_report([result], moved, aside, picture="data:image/png;base64,AA==", place="validate/f")
     assert "❌" in markdown and markdown.index("rule_0") < markdown.index("rule_1")
-    assert "4 rows in = 4 passed + 0 put aside" in markdown and "<script" not in page and "rule_0" in page
+    assert (
+        "4 rows in = 4 passed + 0 put aside" in markdown and "size, mean" in markdown and "rule_0, rule_1" in markdown
+    )
+    assert "\\|x" in markdown and "<script" not in markdown + page
+    assert page.index("A contract is broken") < page.index("rule_0") and "data:image/png" in page
+    assert not re.findall(r"(?:src|href)=\"(?!#|data:)", page), "the page loads nothing from elsewhere"
+    assert TableResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
+def results_of(promise, rows):
+    with connection_with(rows) as connection:
+        return {"things": check(connection, promise, "things").to_json()}
+
+
+MANY = [(f"id{n:04}", n % 7, "x" if n % 2 else None) for n in range(400)]
+
+
+MORE = [(key, size + 1, kind) for key, size, kind in MANY]
 
 
 def test_drift_names_the_figures_that_moved():
-    promise = contract({"metric": "nullValues", "column": "id"})
-    with connection_with(ROWS) as connection:
-        before = check(connection, promise, "things").to_json()
-    with connection_with([(key, size * 10, kind) for key, size, kind in ROWS]) as connection:
-        after = check(connection, promise, "things").to_json()
-    assert drift({"things": before}, {"things": before}, tolerance=0.25) == []
-    moved = {(found.table, found.figure) for found in drift({"things": before}, {"things": after}, tolerance=0.25)}
-    assert moved == {("things", "size sum per row"), ("things", "size max"), ("things", "size min")}
+    share = {
+        "metric": "value",
+        "query": "100.0 * count(*) FILTER (size < 2) / count(*)",
+        "mustBeLessOrEqualTo": 90,
+        "unit": "percent",
+    }
+    promise = contract(share)
+    before = results_of(promise, MANY)
+    assert drift(before, before) == []
+    more = results_of(promise, [*MANY, *((f"more{n}", n % 7, "x" if n % 2 else None) for n in range(400))])
+    assert drift(before, more) == [], "a corpus that grew has not drifted"
+    after = results_of(promise, [(key, size * 10, None) for key, size, _ in MANY[:250]])
+    moved = {(item.figure, item.severity) for item in drift(before, after)}
+    assert moved == {(name, "warning") for name in ("size, mean", "kind missing, %", "rows")}
+    assert "size, mean was 2.9" in str(next(d for d in drift(before, after) if d.figure == "size, mean"))
+
+
+def test_a_contract_says_how_much_drift_and_how_bad_it_is():
+    promise = contract()
+    before, after = results_of(promise, MANY), results_of(promise, MORE)
+    assert [item.figure for item in drift(before, after)] == ["size, mean"]
+    tolerant = promise.model_copy(update={"drift": DriftBound(mustBeLessOrEqualTo=50)})
+    assert drift(before, results_of(tolerant, MORE)) == []
+    strict = promise.model_copy(update={"drift": DriftBound(mustBeLessOrEqualTo=5, severity="critical")})
+    assert [item.severity for item in drift(before, results_of(strict, MORE))] == ["critical"]
+
+
+def test_columns_that_a_contract_does_not_name_may_be_allowed():
+    with duckdb.connect() as connection:
+        connection.execute("CREATE TABLE things AS SELECT 'a' AS id, 1::BIGINT AS size, 'x' AS kind, 2 AS extra")
+        assert check(connection, contract(), "things").failures
+        assert not check(connection, contract().model_copy(update={"otherColumns": "allowed"}), "things").failures

@@ -61,7 +61,7 @@ def test_a_kill_in_the_commit_publishes_nothing_and_the_next_build_succeeds(tmp_
     assert not cached and artifact.statistics["collected"] == 8
 
 
-@pytest.mark.parametrize("name", ["fates.parquet", "contracts.json", "quarantine.parquet"])
+@pytest.mark.parametrize("name", ["fates.parquet", "record-contracts.json", "quarantine.parquet"])
 def test_a_flipped_bit_is_found_before_use_and_the_file_named(published, name):
     runtime, inputs, artifact = published
     path = artifact.file(name)

@@ -2,23 +2,32 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from data_contracts.contract import BUILT_IN
+from data_contracts.schemas import SPANS
 from lm_core.artifact import TokenDataset, ValidCorpus
 from lm_core.corpus.ledger import fate_counts, kept_documents, kept_examples
 from lm_core.corpus.ledger_config import ValidateConfig
 from lm_core.corpus.story import explain
+from lm_core.downstream.config import ReadTaskConfig
+from lm_core.downstream.task import Task
 from lm_core.errors import IntegrityError, UserError
-from lm_core.stages import VALIDATE
-from lm_core.store import Store
+from lm_core.runtime import Runtime
+from lm_core.stages import READ_TASK, TOKENIZE, VALIDATE
+from lm_core.store import Build, Store
+from tasks.acceptance import accept, contract_report
+from tasks.gates import check_tables, gated
+from tasks.validation import RESULTS
 from tests.corpus.tiny_ledger import IDS, TEXTS, decision, document, example, hex_id, tables, write
 
 # VALIDATE.version -> digest of the fates; the contracts themselves count as an input of the stage.
-GOLDEN = {2: "d58fc9d0ed72d25f"}
+GOLDEN = {3: "d58fc9d0ed72d25f"}
 
 
 def build(workspace: Path, rows=None, config: ValidateConfig | None = None) -> tuple[ValidCorpus, object]:
@@ -77,7 +86,7 @@ def test_a_leaked_prompt_is_put_aside_and_never_trained_on(tmp_path):
     left = kept_examples(corpus, runtime=runtime).to_pylist()
     assert len(left) == len(rows["prepare"]["examples"]) - 1
     assert leak["item_id"] not in {row["item_id"] for row in left}
-    results = json.loads(corpus.file("contracts.json").read_text())["examples"]
+    results = json.loads(corpus.file(RESULTS).read_text())["examples"]
     assert results["rows_in"] == results["rows_passed"] + results["rows_quarantined"]
 
 
@@ -299,25 +308,86 @@ def test_a_story_of_nothing_is_refused(tmp_path, asked):
         explain(corpus, runtime=runtime, **asked)
 
 
-def test_a_story_ends_in_the_training_windows(tmp_path):
-    import pyarrow as pa
+def tokenized(tmp_path, spans, corpus):
+    """A token data set with these spans, as the stage would leave it, through the gate behind it."""
+    folder = tmp_path / "artifacts" / "tokenize" / "f"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(spans, schema=SPANS), folder / "spans.parquet")
+    check_tables(Build(folder, folder, Runtime(workspace=tmp_path, num_threads=1)), {"corpus": corpus})
+    return TokenDataset(folder=folder, stage="tokenize", fingerprint="f", content_digest="t")
 
-    from data_contracts.schemas import SPANS
-    from tasks.validation import check_tokens
 
-    corpus, runtime = build(tmp_path)
-    spans = [
-        {"doc_id": IDS["kept"], "split": "train", "window": w, "offset": 0, "start": 8 * w, "num_tokens": 8}
+def spans_of(name):
+    return [
+        {"doc_id": IDS[name], "split": "train", "window": w, "offset": 0, "start": 8 * w, "num_tokens": 8}
         for w in (0, 1)
     ]
-    folder = tmp_path / "artifacts" / "tokenize" / "f"
-    folder.mkdir(parents=True)
-    tokens = TokenDataset(folder=folder, stage="tokenize", fingerprint="f", content_digest="t")
-    pq.write_table(pa.Table.from_pylist(spans, schema=SPANS), folder / "spans.parquet")
-    assert check_tokens(tokens, corpus, runtime=runtime).rows_passed == 2
+
+
+def test_a_story_ends_in_the_training_windows(tmp_path):
+    corpus, runtime = build(tmp_path)
+    tokens = tokenized(tmp_path, spans_of("kept"), corpus)
     (story,) = explain(corpus, runtime=runtime, doc_id=IDS["kept"], tokens=tokens)
     assert (story["training"][0]["windows"], story["training"][0]["tokens"]) == (2, 16)
-    spans[0]["doc_id"] = IDS["leaked"]
-    pq.write_table(pa.Table.from_pylist(spans, schema=SPANS), folder / "spans.parquet")
+
+
+def test_spans_of_a_dropped_document_stop_the_run(tmp_path):
+    corpus, _ = build(tmp_path)
     with pytest.raises(IntegrityError, match="document_kept"):
-        check_tokens(tokens, corpus, runtime=runtime)
+        tokenized(tmp_path, spans_of("leaked"), corpus)
+
+
+def test_a_stage_beyond_the_corpus_goes_through_the_gate_and_keeps_its_identity(tmp_path):
+    assert gated(VALIDATE) is VALIDATE
+    assert (gated(TOKENIZE).name, gated(TOKENIZE).version) == (TOKENIZE.name, TOKENIZE.version)
+    task = Task(name="tickets", kind="label", files={"all": "t.jsonl"}, prompt="{text}", target="{queue}",
+                metric="accuracy", source="made up")  # fmt: skip
+    config = ReadTaskConfig(task=task, data=str(tmp_path))
+    rows = [{"text": f"ticket {n}", "queue": ("new", "old")[n % 2]} for n in range(80)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "[]\n")
+    artifact, _ = Store(Runtime(workspace=tmp_path / "w", num_threads=1)).build(gated(READ_TASK), config, {})
+    results = json.loads(artifact.file(RESULTS).read_text())
+    assert {name: result["rows_in"] for name, result in results.items()} == {"bad_rows": 1, "examples": 80}
+    assert all(rule["status"] == "passed" for result in results.values() for rule in result["rules"])
+
+
+def test_a_run_is_measured_against_the_last_accepted_one(tmp_path):
+    rows = tables()
+    rows["collect"]["documents-00000"] += [document(f"page {n}", f"a page of words, number {n}") for n in range(200)]
+    rows["clean"]["decisions"] += [
+        {"doc_id": row["doc_id"], "stage": "clean", "fate": "quality", "reason": "short", "keeper": None, "figure": 1.0}
+        for row in rows["collect"]["documents-00000"][-200:]
+    ]
+    first, runtime = build(tmp_path, rows)
+    assert accept(first, runtime) == []
+    for row in rows["collect"]["documents-00000"][-150:]:
+        old, row["text"] = row["doc_id"], row["text"] * 9
+        row["doc_id"], row["num_bytes"] = hex_id(row["source"], row["key"], row["text"]), len(row["text"])
+        for decision_ in rows["clean"]["decisions"]:
+            decision_["doc_id"] = row["doc_id"] if decision_["doc_id"] == old else decision_["doc_id"]
+    shutil.rmtree(tmp_path / "artifacts" / "collect")
+    for name in ("clean", "deduplicate", "prepare", "decontaminate"):
+        shutil.rmtree(tmp_path / "artifacts" / name)
+    runtime, inputs = write(tmp_path, rows)
+    own = tmp_path / "own"
+    own.mkdir()
+    strict = (BUILT_IN / "documents.yaml").read_text() + "drift: {mustBeLessOrEqualTo: 25, severity: critical}\n"
+    (own / "documents.yaml").write_text(strict)
+    config = ValidateConfig(contracts_folder=str(own))
+    second, _ = Store(runtime).build(VALIDATE, config, inputs)
+    with pytest.raises(IntegrityError, match="documents: num_bytes, mean was") as caught:
+        accept(second, runtime)
+    assert "accept_drift" in str(caught.value)
+    moved = accept(second, runtime, any_drift=True)
+    assert {item.figure for item in moved if item.severity == "critical"} >= {"num_bytes, mean", "text, mean bytes"}
+    assert accept(second, runtime) == []
+    report = contract_report(second, moved)
+    assert "num_bytes, mean" in report.markdown and "num_bytes, mean" in report.html
+    assert contract_report(inputs["corpus"]) is None
+
+
+def test_a_contract_that_the_gate_of_the_corpus_does_not_hold_cannot_be_replaced(tmp_path):
+    (tmp_path / "spans.yaml").write_text((BUILT_IN / "spans.yaml").read_text())
+    with pytest.raises(UserError, match="spans"):
+        build(tmp_path / "workspace", config=ValidateConfig(contracts_folder=str(tmp_path)))
