@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from flows.config import PipelineConfig
+from flows.visual_wiring import score_visual
 from flows.wiring import Run
 from lm_core import stages
 from lm_core.artifact import Checkpoint, DownstreamData, Evaluation
@@ -70,6 +71,9 @@ def score_task(task: Task, config: DownstreamConfig, run: Run, base: Checkpoint)
         size = "smoke" if config.smoke else "full"
         alone = ScoreTaskConfig(task=task, data=config.data, max_items=_cap(config), size=size)
         return TaskScores(run(whole, alone, label=f"evaluate {task.name}", base=base))
+    if task.kind == "visual":
+        how = config.finetune.optimization
+        return TaskScores(*score_visual(task, run, base, data=config.data, optimization=how, smoke=config.smoke))
     examples = read(task, config, run)
     settings = finetune_settings(task, config)
     pair = finetune_pair(task.name, settings, run, base, examples)

@@ -11,6 +11,7 @@ gate, say) is a type error. Handles are small, frozen and serialisable: they cro
     Tokenizer         tokenizer.json
     TokenDataset      token shards and the span table
     Checkpoint        weights of a model, its configuration, its training journal
+    PictureEncoder    what sees for a visual model, and the classical answerer that taught it
     Evaluation        scores, intervals, baselines, predictions item by item
 """
 
@@ -89,6 +90,10 @@ class TokenDataset(Artifact):
 
 class Checkpoint(Artifact):
     """`model.safetensors`, `config.json` (Hugging Face names), `tokenizer.json`, `training.json`, `journal.jsonl`."""
+
+
+class PictureEncoder(Artifact):
+    """`answerer.safetensors` (encoder included), `vision.json`, `journal.jsonl`."""
 
 
 class Evaluation(Artifact):

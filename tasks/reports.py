@@ -18,6 +18,7 @@ from lm_core.artifact import (
     DownstreamData,
     Evaluation,
     HeldOut,
+    PictureEncoder,
     TokenDataset,
     Tokenizer,
     ValidCorpus,
@@ -196,7 +197,18 @@ def _evaluation(artifact: Artifact, store: Store) -> Report:
     predictions = pq.read_table(artifact.file("predictions.parquet")).to_pylist()
     ours = [row for row in predictions if row["system"] == "model"][:SAMPLE_ROWS]
     cells = [tuple(str(row[name])[:160] for name in ("prediction", "target", "score")) for row in ours]
-    return Report("\n\n".join([*parts, table(("written", "wanted", "score"), cells)]), {"scores.png": picture})
+    parts += [table(("written", "wanted", "score"), cells), *_pictures_asked_about(artifact)]
+    return Report("\n\n".join(part for part in parts if part), {"scores.png": picture})
+
+
+def _pictures_asked_about(artifact: Artifact) -> list[str]:
+    """A few pictures of a visual task with what was asked, wanted and answered; and why a model was refused."""
+    parts = [f"**Refused:** {artifact.statistics['refused']}."] if artifact.statistics.get("refused") else []
+    if not artifact.file("shown.json").exists():
+        return parts
+    shown = json.loads(artifact.file("shown.json").read_text())
+    rows = [(f"![]({r['picture']})", r["question"], r["answer"], r["prediction"]) for r in shown]
+    return [*parts, "## A few pictures", table(("picture", "asked", "wanted", "answered"), rows)]
 
 
 def _gain(scores: Mapping[str, Any]) -> str:
@@ -219,6 +231,7 @@ _REPORTS: dict[type[Artifact], Callable[[Artifact, Store], Report]] = {
     Tokenizer: _tokenizer,
     TokenDataset: _tokens,
     Checkpoint: _checkpoint,
+    PictureEncoder: _checkpoint,
     Evaluation: _evaluation,
 }
 

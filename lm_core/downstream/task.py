@@ -136,6 +136,9 @@ class Task(Config):
         "prompt is too long; without it a prompt loses its end.",
     )
     picture: str = Field("", description="Column that names the picture (kind visual).")
+    answer_types: Mapping[str, tuple[str, ...]] = Field(
+        default={}, description="Kind of answer to its labels, by which scores are given too (kind visual)."
+    )
     out_of_scope: OutOfScope | None = Field(None, description="Texts that belong to none of the labels.")
     metric: Metric = Field(..., description="The score; of bits_per_byte less is better.")
     guards: tuple[str, ...] = Field((), description="Figures shown beside the score, by the names of lm_core.")

@@ -9,7 +9,7 @@ from lm_core.downstream.task import Task, load_tasks
 from lm_core.errors import UserError
 
 # Modules of this package with a tuple TASKS, in the order in which `millrace tasks` shows them.
-MODULES = ("labels", "dialogues", "questions", "texts", "preferences", "zero_shot")
+MODULES = ("labels", "dialogues", "questions", "texts", "preferences", "zero_shot", "visual")
 
 
 def declared_tasks(own: Path | None = None) -> dict[str, Task]:

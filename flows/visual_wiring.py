@@ -1,0 +1,111 @@
+"""What feeds what for a visual task: both fusions, random weights and the blind control from one base."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flows.wiring import Run
+from lm_core import stages
+from lm_core.artifact import Checkpoint, DownstreamData, Evaluation, PictureEncoder
+from lm_core.downstream.task import Task
+from lm_core.training.config import OptimizationConfig
+from lm_core.vision.config import (
+    EvaluateVisualConfig,
+    FinetuneVisualConfig,
+    PictureBatches,
+    ReadPicturesConfig,
+    TeachEncoderConfig,
+    VisionConfig,
+)
+
+SMOKE_PICTURES, SMOKE_STEPS, SMOKE_RESAMPLES, SMOKE_CANDIDATES = 12, 3, 200, 10
+ENCODER_EPOCHS, ENCODER_TEXTS = 8.0, 4
+CAPTION_CANDIDATES = 50
+
+
+def score_visual(
+    task: Task, run: Run, base: Checkpoint, *, data: str, optimization: OptimizationConfig, smoke: bool
+) -> tuple[Evaluation, Checkpoint]:
+    """Scores of a visual task, and the fine-tune (prefix tokens) that got them.
+
+    Args:
+        optimization: lends precision and seed.
+    """
+    reading = ReadPicturesConfig(task=task, data=data, max_pictures=SMOKE_PICTURES if smoke else None)
+    examples = run(stages.READ_PICTURES, reading, label=f"read {task.name}")
+    arms = _Arms(task, run, base, examples, optimization, smoke)
+    scoring = EvaluateVisualConfig(
+        task=task.name,
+        answer_types=task.answer_types,
+        max_new_tokens=task.max_new_tokens,
+        num_candidates=SMOKE_CANDIDATES if smoke else CAPTION_CANDIDATES,
+        num_resamples=SMOKE_RESAMPLES if smoke else 2000,
+    )
+    label = f"evaluate {task.name}"
+    if not task.labels:
+        made = arms.fusions(None)
+        return run(stages.EVALUATE_CAPTIONS, scoring, label=label, examples=examples, **made), made["prefix"]
+    encoder = arms.teach()
+    made = arms.fusions(encoder) | {"question_only": arms.finetune("question only", encoder, blind=True)}
+    inputs = {"examples": examples, "encoder": encoder, **made}
+    return run(stages.EVALUATE_VISUAL, scoring, label=label, **inputs), made["prefix"]
+
+
+class _Arms:
+    """The models that a visual task compares, all from one base and with one budget."""
+
+    def __init__(
+        self,
+        task: Task,
+        run: Run,
+        base: Checkpoint,
+        examples: DownstreamData,
+        optimization: OptimizationConfig,
+        smoke: bool,
+    ) -> None:
+        self.task, self.run, self.base, self.examples, self.smoke = task, run, base, examples, smoke
+        self.shared = {"precision": optimization.precision, "seed": optimization.seed}
+
+    def _settings(self, batches: PictureBatches, **values: Any) -> dict[str, Any]:
+        tokens = self.task.batch_tokens
+        steps = SMOKE_STEPS if self.smoke else batches.max_steps
+        optimization = OptimizationConfig(
+            batch_tokens=tokens, micro_batch_tokens=tokens, warmup_fraction=0.1, **self.shared | values
+        )
+        return {
+            "task": self.task.name,
+            "batches": batches.model_copy(update={"max_steps": steps}),
+            "optimization": optimization,
+        }
+
+    def teach(self) -> PictureEncoder:
+        """The classical answerer, and the encoder that learnt to see in it."""
+        batches = PictureBatches(num_epochs=ENCODER_EPOCHS, texts_per_picture=ENCODER_TEXTS)
+        settings = TeachEncoderConfig(**self._settings(batches, optimizer="adamw", learning_rate=3e-3))
+        label = f"teach the encoder of {self.task.name}"
+        return self.run(stages.TEACH_ENCODER, settings, label=label, base=self.base, examples=self.examples)
+
+    def finetune(
+        self, name: str, encoder: PictureEncoder | None, *, fusion: str = "prefix", **values: Any
+    ) -> Checkpoint:
+        """One decoder that learns to answer."""
+        task = self.task
+        batches = PictureBatches(
+            num_epochs=task.num_epochs, max_steps=task.max_steps, augment=not task.labels, texts_per_picture=4
+        )
+        settings = FinetuneVisualConfig(
+            vision=VisionConfig.model_validate({"fusion": fusion}),
+            **self._settings(batches, learning_rate=2e-3, muon_learning_rate=0.01),
+            **values,
+        )
+        inputs: dict[str, Any] = {"base": self.base, "examples": self.examples}
+        inputs |= {"encoder": encoder} if encoder else {}
+        return self.run(stages.FINETUNE_VISUAL, settings, label=f"finetune {task.name} {name}", **inputs)
+
+    def fusions(self, encoder: PictureEncoder | None) -> dict[str, Checkpoint]:
+        """Both ways of looking, and the first of them from random weights."""
+        return {
+            "prefix": self.finetune("prefix", encoder),
+            "cross_attention": self.finetune("cross attention", encoder, fusion="cross_attention"),
+            "random_weights": self.finetune("from random weights", encoder, from_random=True),
+        }
