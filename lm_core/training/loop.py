@@ -156,6 +156,7 @@ class _Run:
                 if self.step >= self.num_steps or self._out_of_patience():
                     break
                 self._train_step()
+            self._stop_if_asked()
         except Stopped:
             self._checkpoint()
             self.checkpoints.wait()
@@ -224,6 +225,11 @@ class _Run:
         if stops:
             raise Stopped
         return loss, saves > 0
+
+    def _stop_if_asked(self) -> None:
+        """A stop that came with the last step must not be lost: the stages after this one would know nothing of it."""
+        if self.world.sum(float(self.stop.wanted))[0]:
+            raise Stopped
 
     def _watch(self, loss: float, norm: float, finite: bool) -> None:
         """Leave out steps that are not finite, smooth the loss, end a run that is worse than at its beginning."""

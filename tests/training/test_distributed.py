@@ -5,10 +5,12 @@ import signal
 
 import psutil
 import pytest
+import torch
 
 from lm_core.errors import MachineError
 from lm_core.runtime import Runtime
 from lm_core.store import Build
+from lm_core.training.distributed import World
 from lm_core.training.pretrain import pretrain
 from tests.training.interrupted import LONGER, MODEL, OPTIMIZATION, finish, start, wait_for_step
 
@@ -30,6 +32,17 @@ def losses(folder) -> list[float]:
 
 def ranks_of(process) -> list[psutil.Process]:
     return [p for p in psutil.Process(process.pid).children(recursive=True) if "rank" in p.cmdline()]
+
+
+def test_rows_are_shared_evenly_and_none_is_lost(tmp_path):
+    rows = torch.arange(7)[:, None].expand(7, 3)
+    shares = []
+    for rank in range(3):
+        world = World(Runtime(tmp_path))
+        world.size, world.rank = 3, rank
+        shares.append(world.share(rows, -100))
+    assert [len(share) for share in shares] == [3, 3, 3]
+    assert torch.cat(shares)[:, 0].tolist() == [*range(7), -100, -100]
 
 
 @pytest.fixture(scope="module")

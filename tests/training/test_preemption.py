@@ -72,6 +72,18 @@ def test_in_a_long_step(tmp_path):
     assert_equal_weights(resumed, whole)
 
 
+def test_with_the_last_step(tmp_path):
+    def stop_at_the_end(done, total, unit, **figures):
+        if total is not None and done == total:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Preempted, match="after step 40"):
+        fit(tmp_path, "stopped", progress=stop_at_the_end)
+    resumed, figures, _ = fit(tmp_path, "stopped")
+    assert figures["resumed_from_step"] == figures["num_steps"] == 40
+    assert_equal_weights(resumed, fit(tmp_path, "whole")[0])
+
+
 @pytest.mark.slow
 def test_while_compiling(tokens, tokenizer, tmp_path):
     changes = {"compile": True, "micro_batch_tokens": 256}

@@ -1,8 +1,11 @@
 """A model that must learn one batch by heart, through the training loop: milliseconds a step."""
 
+from dataclasses import replace
+
 import torch
 
 from lm_core.model.build import build_model
+from lm_core.store import silent
 from lm_core.training.config import ModelConfig, OptimizationConfig
 from lm_core.training.loop import Batch, train
 from tests.training.corpus_files import new_build
@@ -20,13 +23,22 @@ def config(**changes) -> OptimizationConfig:
 
 
 def fit(
-    tmp_path, name="run", *, num_steps=40, evaluate=None, num_evaluations=1, batches=batch_at, before=None, **changes
+    tmp_path,
+    name="run",
+    *,
+    num_steps=40,
+    evaluate=None,
+    num_evaluations=1,
+    batches=batch_at,
+    before=None,
+    progress=silent,
+    **changes,
 ):
     """Train; returns model, statistics, build. `before` is called with the model; other changes are of the config."""
     model = build_model(MODEL, vocab_size=40, context_length=16, seed=0)
     if before:
         before(model)
-    build = new_build(tmp_path, name)
+    build = replace(new_build(tmp_path, name), progress=progress)
     statistics = train(
         model,
         lambda step: batches(step),
