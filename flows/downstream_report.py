@@ -61,6 +61,7 @@ def _figures(values: Mapping[str, Any]) -> str:
 def _notes(card: Mapping[str, Any]) -> list[str]:
     signatures = {s for scores in card["downstream"].values() for s in scores.get("signatures", {}).values() if s}
     notes = [f"{name} is left out: {reason}" for name, reason in card["left_out"].items()]
+    notes += [f"{n} is refused: {s['refused']}" for n, s in card["downstream"].items() if s.get("refused")]
     if signatures:
         notes.append("sacrebleu: " + "; ".join(sorted(signatures)))
     adjusted = card.get("gains_adjusted_for_many_tasks", {})
