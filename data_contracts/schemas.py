@@ -166,6 +166,11 @@ SPANS = _schema(
     ("num_tokens", pa.int32(), False, "length of the span in tokens"),
 )
 
+STEPS = _schema(
+    ("step", pa.int64(), False, "optimizer step of the pretraining, from 0"),
+    ("window", pa.int64(), False, "window of the split train that it read"),
+)
+
 PREDICTIONS = _schema(
     ("item_id", pa.string(), False, "as in examples"),
     ("task", pa.string(), False, "downstream task"),

@@ -10,6 +10,7 @@ import duckdb
 from lm_core.artifact import TokenDataset, ValidCorpus
 from lm_core.corpus.ledger import opened, parquet, register_decisions
 from lm_core.errors import UserError
+from lm_core.exposure import TrainingOrder
 from lm_core.runtime import Runtime
 
 MAX_STORIES = 20
@@ -29,6 +30,7 @@ def explain(
     doc_id: str | None = None,
     text: str | None = None,
     tokens: TokenDataset | None = None,
+    order: TrainingOrder | None = None,
 ) -> list[dict[str, Any]]:
     """What became of a document, by its id (or the beginning of it) or by a piece of its text.
 
@@ -36,10 +38,12 @@ def explain(
         doc_id: 4 hex digits or more.
         text: documents whose text contains it are told, at most `MAX_STORIES`, the shortest first.
         tokens: a token data set of this corpus, to tell in which training windows the document stands.
+        order: of a pretraining on these tokens, to tell at which of its steps the document was seen.
 
     Returns:
-        One JSON-ready story per document: doc_id, source, key, title, licence, version, num_bytes, excerpt, fate,
-        stage, reason, keeper, figure, split, decisions, signals, cluster, copies, training.
+        One JSON-ready story per document: doc_id, source, key, title, licence, version, url, time, content_hash,
+        num_bytes, excerpt, fate, stage, reason, keeper, figure, split, decisions, signals, redactions, cluster, copies,
+        training, steps.
 
     Raises:
         UserError: nothing, or neither of the two, was asked for or found.
@@ -51,11 +55,14 @@ def explain(
         stages = [corpus.input_folder(name) for name in ("cleaning", "duplicates", "contamination")]
         register_decisions(connection, *stages)
         connection.execute(f"CREATE VIEW edges AS SELECT * FROM {_edges(stages[1])}")
+        connection.execute(f"CREATE VIEW redactions AS SELECT * FROM {parquet(corpus.file('redactions.parquet'))}")
         if tokens:
             connection.execute(f"CREATE VIEW spans AS SELECT * FROM {parquet(tokens.file('spans.parquet'))}")
         stories = _documents(connection, doc_id, text)
         for story in stories:
-            story |= _told(connection, story, stages[0], with_training=tokens is not None)
+            story |= _told(connection, story, stages[0])
+            if tokens:
+                story |= _learnt(connection, story["doc_id"], order)
     return stories
 
 
@@ -70,8 +77,11 @@ def _edges(folder: Path) -> str:
 
 
 def _documents(connection: duckdb.DuckDBPyConnection, doc_id: str | None, text: str | None) -> list[dict[str, Any]]:
+    # Corpora of older versions lack them.
+    there = {row[0] for row in connection.execute("DESCRIBE documents").fetchall()}
+    columns_there = [name if name in there else f"NULL AS {name}" for name in ("url", "time", "content_hash")]
     columns = f"""
-        fates.*, documents.title, documents.licence, documents.version, documents.kind,
+        fates.*, documents.title, documents.licence, documents.version, documents.kind, {", ".join(columns_there)},
         left(documents.text, {EXCERPT_CHARACTERS}) AS excerpt, rejected.detail
         FROM fates LEFT JOIN documents USING (doc_id) LEFT JOIN rejected USING (doc_id)
     """
@@ -91,9 +101,7 @@ def _documents(connection: duckdb.DuckDBPyConnection, doc_id: str | None, text: 
     return stories
 
 
-def _told(
-    connection: duckdb.DuckDBPyConnection, story: dict[str, Any], cleaning: Path, *, with_training: bool
-) -> dict[str, Any]:
+def _told(connection: duckdb.DuckDBPyConnection, story: dict[str, Any], cleaning: Path) -> dict[str, Any]:
     doc_id = story["doc_id"]
     cluster = _rows(connection, "SELECT cluster FROM splits WHERE doc_id = ?", [doc_id])
     told: dict[str, Any] = {
@@ -103,6 +111,11 @@ def _told(
             [doc_id],
         ),
         "signals": _signals(connection, cleaning / "signals.parquet", doc_id),
+        "redactions": _rows(
+            connection,
+            "SELECT kind, count(*) AS places FROM redactions WHERE doc_id = ? GROUP BY kind ORDER BY kind",
+            [doc_id],
+        ),
         "kept_instead": _place(connection, story["keeper"]),
         "cluster": cluster[0]["cluster"] if cluster else None,
         "copies": _rows(
@@ -112,9 +125,19 @@ def _told(
             [doc_id],
         ),
     }
-    if with_training:
-        told["training"] = _rows(connection, _SPANS_SQL, [doc_id])
     return told
+
+
+def _learnt(connection: duckdb.DuckDBPyConnection, doc_id: str, order: TrainingOrder | None) -> dict[str, Any]:
+    """The windows that hold the document, and the steps that read them."""
+    found: dict[str, Any] = {"training": _rows(connection, _SPANS_SQL, [doc_id])}
+    if order:
+        windows = _rows(
+            connection, "SELECT DISTINCT \"window\" FROM spans WHERE doc_id = ? AND split = 'train'", [doc_id]
+        )
+        found["steps"] = order.steps_of([row["window"] for row in windows])
+        found["num_steps"] = order.num_steps
+    return found
 
 
 def _signals(connection: duckdb.DuckDBPyConnection, path: Path, doc_id: str) -> dict[str, Any]:

@@ -5,22 +5,25 @@ import json
 import shutil
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from data_contracts.contract import BUILT_IN
 from data_contracts.schemas import SPANS
-from lm_core.artifact import TokenDataset, ValidCorpus
+from lm_core.artifact import Checkpoint, TokenDataset, ValidCorpus
 from lm_core.corpus.ledger import fate_counts, kept_documents, kept_examples
 from lm_core.corpus.ledger_config import ValidateConfig
 from lm_core.corpus.story import explain
 from lm_core.downstream.config import ReadTaskConfig
 from lm_core.downstream.task import Task
 from lm_core.errors import IntegrityError, UserError
+from lm_core.exposure import TrainingOrder
 from lm_core.runtime import Runtime
 from lm_core.stages import READ_TASK, TOKENIZE, VALIDATE
 from lm_core.store import Build, Store
+from lm_core.tokens import window_order
 from tasks.acceptance import accept, contract_report
 from tasks.gates import check_tables, gated
 from tasks.validation import RESULTS
@@ -330,6 +333,48 @@ def test_a_story_ends_in_the_training_windows(tmp_path):
     tokens = tokenized(tmp_path, spans_of("kept"), corpus)
     (story,) = explain(corpus, runtime=runtime, doc_id=IDS["kept"], tokens=tokens)
     assert (story["training"][0]["windows"], story["training"][0]["tokens"]) == (2, 16)
+
+
+def test_a_story_names_the_training_steps_and_sql_finds_the_same(tmp_path):
+    corpus, runtime = build(tmp_path)
+    spans = spans_of("kept")
+    spans += [{**spans[0], "doc_id": IDS["copied"], "window": 2}]
+    tokens = tokenized(tmp_path, spans, corpus)
+    tokens.file("dataset.json").write_text(json.dumps({"splits": {"train": {"windows": 7}}}))
+    folder = tmp_path / "artifacts" / "pretrain" / "f"
+    folder.mkdir(parents=True)
+    training = {"config": {"optimization": {"seed": 3}}, "num_steps": 9, "rows_per_step": 2}
+    (folder / "training.json").write_text(json.dumps(training))
+    order = TrainingOrder.of(Checkpoint(folder, "pretrain", "f", "c"), tokens)
+    read = [window_order(3, step, 2, 7).tolist() for step in range(9)]
+    truth = [step for step, windows in enumerate(read) for window in windows if window in (0, 1)]
+    (story,) = explain(corpus, runtime=runtime, doc_id=IDS["kept"], tokens=tokens, order=order)
+    assert story["steps"] == truth and len(truth) > 3
+    assert order.write(tmp_path / "steps.parquet") == 18
+    with duckdb.connect() as connection:
+        found = connection.execute(
+            f"""SELECT step FROM '{tmp_path}/steps.parquet' JOIN '{tokens.file("spans.parquet")}' USING ("window")
+                WHERE doc_id = '{IDS["kept"]}' ORDER BY step"""
+        ).fetchall()
+    assert [step for (step,) in found] == truth
+
+
+def test_the_command_tells_the_story_in_order():
+    from flows.commands.corpus import _told
+
+    story = {
+        "source": "pages", "key": "copy", "doc_id": "ab" * 16, "num_bytes": 1200, "title": "A Page",
+        "licence": "CC0-1.0", "excerpt": "a  text\nof words", "fate": "near_duplicate", "stage": "deduplicate", "reason": "jaccard",
+        "split": None, "decisions": [{"stage": "deduplicate", "fate": "near_duplicate", "reason": "jaccard", "figure": 0.91}],
+        "kept_instead": {"source": "pages", "key": "copied", "doc_id": "cd" * 16, "fate": "kept"}, "copies": [],
+        "redactions": [{"kind": "email", "places": 2}], "keeper": "cd" * 16,
+        "training": [{"tokens": 300, "windows": 2, "split": "train"}], "steps": [4, 9], "num_steps": 20,
+    }  # fmt: skip
+    text = "\n".join(_told(story))
+    words = ["pages: copy", "A Page; CC0-1.0", "a text of words", "near duplicate by jaccard (0.91)", "pages: copied",
+             "2 email", "fate", "300 in 2 windows", "read 2 times in 20 steps: 4, 9"]  # fmt: skip
+    places = [text.index(word) for word in words]
+    assert places == sorted(places)
 
 
 def test_spans_of_a_dropped_document_stop_the_run(tmp_path):
