@@ -144,7 +144,9 @@ def _first_problem(error: ValidationError) -> str:
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, field_names(PipelineConfig), n=1, cutoff=0.0)
         return f"unknown configuration key {name}; did you mean {near[0]}?"
-    return f"configuration key {name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"
+    said = problem["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(problem["input"], Mapping) else f", not {problem['input']!r}"
+    return f"configuration key {name}: {said[0].lower()}{said[1:]}{found}"
 
 
 def field_names(model: type[BaseModel], prefix: str = "") -> list[str]:
