@@ -14,8 +14,8 @@ import numpy as np
 from lm_core.runtime import Runtime, Tariff
 from lm_core.training.config import ModelConfig, OptimizationConfig
 
-# Share of the peak that a step reaches, by parameters (measured on two cores, bf16 and fp32, at 4,096 tokens a step).
-CPU_EFFICIENCY = ((3e4, 0.04), (4e5, 0.25), (1.4e6, 0.42), (6e6, 0.6), (2e7, 0.7))
+# Share of the matrix-product peak that a step reaches on two cores, by parameters: measured, between them interpolated.
+CPU_EFFICIENCY = ((3.7e4, 0.12), (1.3e6, 0.48), (5.9e6, 0.69), (1.57e7, 0.71))
 GPU_EFFICIENCY = 0.4  # assumed
 BF16_OVER_FP32 = 2.6  # peak of matrix products on a CPU that has them
 PROCESS_BYTES = 900_000_000  # Python, torch, and what the stages before have loaded, where it is not yet known
