@@ -38,11 +38,15 @@ _KEY = re.compile(
     r"|(?:sk|rk)_live_[0-9A-Za-z]{24,99}|sk-(?:proj-|ant-)?[A-Za-z0-9_-]{32,200}|npm_[A-Za-z0-9]{36}"
     r"|eyJ[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{20,1000})(?![\w-])"
 )
+# Around them only ASCII counts as part of a word: Chinese puts no blank between an address and its neighbours.
 _EMAIL = re.compile(
-    r"(?<![\w.+%-])[A-Za-z0-9_][A-Za-z0-9._%+-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}"
-    r"[A-Za-z]{2,24}(?![\w-])"
+    r"(?<![A-Za-z0-9_.+%-])[A-Za-z0-9_][A-Za-z0-9._%+-]{0,63}@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}"
+    r"[A-Za-z]{2,24}(?![A-Za-z0-9_-])"
 )
-_IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?!\w)")
+_IBAN = re.compile(
+    r"(?<!\w)(?:[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?"
+    r"|[A-Za-z]{2}\d{2}(?:[ -]?\d{4}){2,7}(?:[ -]?\d{1,3})?)(?!\w)"
+)
 _CARD = re.compile(
     r"(?<![\w.-])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{1,4}(?:\1\d{1,3})?|\d{4}([ -])\d{6}\2\d{4,5})(?![\w-]|\.\d)"
 )
@@ -50,9 +54,14 @@ _IP = re.compile(
     r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)|(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?![\w:])"
 )
 _PHONE = re.compile(
-    r"(?<![\w.+/=-])(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}"
-    r"|(?:1[ .-])?\(\d{3}\) ?\d{3}[ .-]\d{4}|(?:1[.-])?[2-9]\d{2}[.-]\d{3}[.-]\d{4}|0\d{2,4}[ /-]\d{3,4}[ -]?\d{3,5})"
-    r"(?![\w-]|\.\d)"
+    r"(?<![A-Za-z0-9_.+/=-])(?:(?:\+|00)\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}"
+    r"|(?:1[ .-])?\(\d{3}\) ?\d{3}[ .-]\d{4}|(?:1[.-])?[2-9]\d{2}[.-]\d{3}[.-]\d{4}|0\d{2,4}[ /-]\d{3,4}[ -]?\d{3,5}"
+    r"|\(0\d{1,4}\) ?\d{3,8}(?:[ -]\d{2,5})?|1[3-9]\d{9})(?![A-Za-z0-9_-]|\.\d)"
+)
+# Eleven digits in a row are a number of a mobile phone in China where something says so, else any number.
+_BARE = re.compile(r"1\d{10}")
+_PHONE_BEFORE = re.compile(
+    r"(?:tel|phone|mobile|cell|call|fax|whatsapp|手机|手機|电话|電話|联系|微信)\W{0,4}$", re.IGNORECASE
 )
 _NUMBER_BEFORE = re.compile(r"(?:\bv|version|release|section|chapter|step|§|第|[<>~^]=?|==)[ :]{0,2}$", re.IGNORECASE)
 _NO_PERSON = re.compile(
@@ -73,6 +82,8 @@ _KEY_STARTS = ("----", "AKIA", "ASIA", "AIza", "ghp_", "gho_", "ghu_", "ghs_", "
 _AT, _COLON, _DASH, _B = ord("@"), ord(":"), ord("-"), ord("B")
 _MIN_DIGITS = 7
 _KEY_BYTES = 11_000
+# Twelve characters, which is as far as the patterns look back.
+_BEFORE_BYTES = 48
 
 
 class Redaction(NamedTuple):
@@ -97,7 +108,7 @@ def _is_card(found: str) -> bool:
 
 def _is_iban(found: str) -> bool:
     """The checksum of ISO 13616: the number, country and check digits moved to its end, is 1 modulo 97."""
-    compact = found.replace(" ", "")
+    compact = found.replace(" ", "").replace("-", "")
     if not 15 <= len(compact) <= 34:
         return False
     return int("".join(str(int(sign, 36)) for sign in compact[4:] + compact[:4])) % 97 == 1
@@ -142,6 +153,9 @@ def find_personal(text: str, kinds: Collection[str]) -> list[Redaction]:
             if not proven(match.group()) or any(r.start < end and start < r.start + r.length for r in found):
                 continue
             if kind == "ip" and _NUMBER_BEFORE.search(text, max(0, start - 12), start):
+                continue
+            bare = kind == "phone" and _BARE.fullmatch(match.group())
+            if bare and not _PHONE_BEFORE.search(text, max(0, start - 12), start):
                 continue
             found.append(Redaction(kind, start, end - start))
     return sorted(found, key=lambda redaction: redaction.start)
@@ -194,7 +208,7 @@ def _windows(offsets, data, starts, out):
                     first, last = position, position + _KEY_BYTES
             if last <= first:
                 continue
-            first, last = max(begin, first - 16), min(end, last + 4)
+            first, last = max(begin, first - _BEFORE_BYTES), min(end, last + 4)
             if count and out[count - 1, 0] == row and first <= out[count - 1, 2]:
                 out[count - 1, 1] = min(out[count - 1, 1], first)
                 out[count - 1, 2] = max(out[count - 1, 2], last)

@@ -1,4 +1,18 @@
-"""Labelled texts: what stands between ⟦kind: and ⟧ is personal or secret, everything else is not. All of it made up."""
+"""Labelled texts: what stands between ⟦kind: and ⟧ is personal or secret, everything else is not. All of it made up.
+
+POSITIVE and NEGATIVE are the forms the patterns were made for; HARD holds what people also write, found or not: it
+tells how far the patterns reach.
+"""
+
+import re
+
+_MARK = re.compile(r"⟦(\w+):(.*?)⟧", re.DOTALL)
+
+
+def labelled(marked: str) -> tuple[str, set[tuple[str, str]]]:
+    """The text without its marks, and the set of (kind, what it is)."""
+    return _MARK.sub(r"\2", marked), {match.groups() for match in _MARK.finditer(marked)}
+
 
 POSITIVE = """
 Write to ⟦email:anna.schmidt+mill@posteo.de⟧ or ⟦email:j_doe99@mail.uni-kiel.de⟧.
@@ -58,4 +72,27 @@ chromosome 7:55086714-55324313; lat 52.5200, lon 13.4050; 1e-10; +0.5; 10-20-30
 十二月三十一日 1999-12-31；价格 128 元；第 3.1.2.4 节 v2.10.3.44
 Windows 10.0.22621.2506 and Chrome/120.0.6099.109 shipped; kernel 5.15.0-91-generic
 phone book, credit card, private key, e-mail: only words.
+2**34 is 17179869184 bytes; order 13800001111 of 2024; 0049 of 1000; row 0012 3456 78; (0) 1234; (050) units
+"""
+
+HARD = """
+Reach me at ⟦email:anna (at) posteo (dot) de⟧ or ⟦email:jo [at] corp [dot] example-mail.com⟧;
+⟦email:max@münchen-büro.de⟧,
+请发邮件至⟦email:zhang@163.com⟧联系，电话⟦phone:13912345678⟧转。
+“⟦email:li.wei@通信.cn⟧”，or ⟦email:"john smith"@server.ie⟧; Email:⟦email:kontakt@firma24.de⟧|⟦email:a.b+c@x-y.co.jp⟧
+⟦email:user%relay@gate.org⟧ wrote; cc:⟦email:x_1@a.b.c.dev⟧ (⟦email:SALES@BIG.SHOP⟧), <a href="mailto:⟦email:q@r.st⟧">
+Phone ⟦phone:5551234⟧; home ⟦phone:555-0142⟧, ⟦phone:+4930901820⟧, ⟦phone:0049 30 901820⟧, ⟦phone:(030) 901820⟧
+Tel: ⟦phone:+81-3-1234-5678⟧ / ⟦phone:+55 11 91234-5678⟧ / ⟦phone:02 9876 5432⟧ / ⟦phone:+7 (495) 123-45-67⟧
+手机：⟦phone:13812345678⟧；座机 ⟦phone:010-62345678⟧。Call ⟦phone:1 800 555 0123⟧ or ⟦phone:+39 06 698 83712⟧.
+Card ⟦card:4012-8888-8888-1881⟧, Amex ⟦card:378282246310005⟧, Diners ⟦card:3056 9309 0259 04⟧,
+JCB ⟦card:3530 1113 3330 0000⟧
+IBAN ⟦iban:ch93 0076 2011 6238 5295 7⟧, ⟦iban:AT611904300234573201⟧,
+⟦iban:BE68-5390-0754-7034⟧, ⟦iban:NO93 8601 1117 947⟧
+host ⟦ip:8.8.8.8⟧ answered, then ⟦ip:1.1.1.1⟧:53, [⟦ip:2001:4860:4860::8888⟧]:443,
+⟦ip:151.101.1.69⟧/24 and ⟦ip:52.94.236.248⟧.
+password=⟦key:hunter2-Correct-Horse⟧; AWS secret ⟦key:wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY⟧;
+⟦key:ASIAY34FZKBOKMUTVV7A⟧
+"github_token": "⟦key:github_pat_11ABCDEFG0abcdefghijkl_mnopqrstuvwxyz0123456789⟧", GL ⟦key:glpat-abcdefghij_ABCDEFGH1⟧,
+openai ⟦key:sk-proj-AbCdEfGhIjKlMnOpQrStUvWxYz0123456789abcd⟧ stripe ⟦key:sk_live_4eC39HqLyjWDarjtT1zdp7dc⟧
+⟦key:npm_abcdefghijklmnopqrstuvwxyz0123456789⟧
 """

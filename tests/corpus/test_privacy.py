@@ -1,6 +1,5 @@
 """Personal data: measured precision and recall on labelled texts; redaction happens where the text is read."""
 
-import re
 from collections import Counter
 
 import pyarrow as pa
@@ -10,14 +9,8 @@ from lm_core.corpus.clean import clean
 from lm_core.corpus.config import CleanConfig
 from lm_core.corpus.privacy import PLACEHOLDERS, find_in_texts, find_personal, redacted
 from tests.corpus.builds import corpus_of, new_build, rows
-from tests.corpus.personal_data import NEGATIVE, POSITIVE
+from tests.corpus.personal_data import HARD, NEGATIVE, POSITIVE, labelled
 from tests.corpus.tiny_ledger import document
-
-MARK = re.compile(r"⟦(\w+):(.*?)⟧", re.DOTALL)
-
-
-def labelled(marked: str) -> tuple[str, set[tuple[str, str]]]:
-    return MARK.sub(r"\2", marked), {match.groups() for match in MARK.finditer(marked)}
 
 
 def test_precision_and_recall_on_labelled_texts():
@@ -42,7 +35,8 @@ def test_each_kind_can_be_switched_off(kind):
 
 
 def test_the_quick_pass_misses_nothing():
-    lines = [line for line in labelled(POSITIVE)[0].splitlines() + NEGATIVE.splitlines() if line]
+    texts = (labelled(POSITIVE)[0], labelled(HARD)[0], NEGATIVE)
+    lines = [line for text in texts for line in text.splitlines() if line]
     lines += ["é" * 50 + line + " ß" * 400 for line in lines]
     quick = list(find_in_texts(pa.array(lines, pa.large_string()), PLACEHOLDERS))
     assert quick == [(n, found) for n, line in enumerate(lines) for found in find_personal(line, PLACEHOLDERS)]

@@ -362,10 +362,11 @@ def test_a_story_names_the_training_steps_and_sql_finds_the_same(tmp_path):
 def test_the_command_tells_the_story_in_order():
     from flows.commands.corpus import _told
 
+    decided = {"stage": "deduplicate", "fate": "near_duplicate", "reason": "jaccard"}
     story = {
         "source": "pages", "key": "copy", "doc_id": "ab" * 16, "num_bytes": 1200, "title": "A Page",
-        "licence": "CC0-1.0", "excerpt": "a  text\nof words", "fate": "near_duplicate", "stage": "deduplicate", "reason": "jaccard",
-        "split": None, "decisions": [{"stage": "deduplicate", "fate": "near_duplicate", "reason": "jaccard", "figure": 0.91}],
+        "licence": "CC0-1.0", "excerpt": "a  text\nof words", **decided, "split": None,
+        "decisions": [{**decided, "figure": 0.91}],
         "kept_instead": {"source": "pages", "key": "copied", "doc_id": "cd" * 16, "fate": "kept"}, "copies": [],
         "redactions": [{"kind": "email", "places": 2}], "keeper": "cd" * 16,
         "training": [{"tokens": 300, "windows": 2, "split": "train"}], "steps": [4, 9], "num_steps": 20,
