@@ -57,11 +57,12 @@ class HoldOutConfig(Config):
         "Tasks whose files are not there are left out.",
     )
     tasks_file: str | None = Incidental(None, description="TOML file that declares tasks of your own.")
+    tasks: tuple[Task, ...] = Incidental((), description="Declarations beside those.")
 
     @model_validator(mode="after")
     def _tasks_have_data(self) -> HoldOutConfig:
-        if self.tasks_file and not self.data:
-            raise ValueError("tasks_file has no effect without data, the folder of the tasks' files")
+        if (self.tasks_file or self.tasks) and not self.data:
+            raise ValueError("tasks_file and tasks have no effect without data, the folder of the tasks' files")
         return self
 
 
@@ -135,6 +136,9 @@ class FinetuneConfig(Config):
         description="Most bits per byte that the base's own text may cost more afterwards; beyond it the "
         "base's weights are mixed back in. 0: measured, but not bounded.",
     )
+    guard_tokens: int = Field(
+        8192, ge=0, description="Tokens of the base's own validation text on which forgetting is measured; 0: not."
+    )
     num_evaluations: int = Field(
         1, ge=1, le=1000, description="Looks at the validation items; optimization.patience counts them."
     )
@@ -160,6 +164,8 @@ class FinetuneConfig(Config):
         for name, (has_effect, needed) in needs.items():
             if not has_effect and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} has no effect without {needed}")
+        if self.max_forgetting and not self.guard_tokens:
+            raise ValueError("max_forgetting has no effect without guard_tokens: forgetting is not measured")
         if self.from_random and self.replay_fraction:
             raise ValueError("replay_fraction has no effect from random weights, which have no text of their own")
         return self

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -13,11 +16,10 @@ from lm_core.downstream.replay import own_text
 from lm_core.errors import UserError
 from lm_core.model.language_model import LanguageModel
 from lm_core.model.weights import load_model
-from lm_core.tokenizer import TextTokenizer
+from lm_core.tokenizer import TextTokenizer, load_tokenizer
 from lm_core.tokens import Windows
 from lm_core.training.pretrain import bits_per_byte_on
 
-GUARD_TOKENS = 16_384
 # Shares of the base that are tried, smallest first, until what was forgotten is within the bound.
 SHARES_OF_THE_BASE = (0.25, 0.5, 0.75, 1.0)
 
@@ -99,6 +101,15 @@ def merge(model: LanguageModel) -> None:
         parameter.requires_grad_(True)
 
 
+@lru_cache(maxsize=4)
+def _own_bits(base: Path, text: Path, num_tokens: int, dtype: torch.dtype, device: torch.device) -> float:
+    """Bits per byte of the base on its own text: measured once for all fine-tunes of a process."""
+    model = load_model(base, device=device)
+    model.compute_dtype = dtype
+    tokenizer = load_tokenizer(base / "tokenizer.json")
+    return bits_per_byte_on(Windows(text, "validation"), tokenizer, num_tokens)(model).get("val_bits_per_byte", 0.0)
+
+
 def guard_against_forgetting(
     model: LanguageModel,
     base: Checkpoint,
@@ -114,11 +125,11 @@ def guard_against_forgetting(
         before, after, share_of_base; empty when the base's text is not at hand.
     """
     folder = own_text(base)
-    if config.from_random or folder is None:
+    if config.from_random or folder is None or not config.guard_tokens:
         return {}
     trunk = model.trunk if isinstance(model, PooledClassifier) else model
-    before = load_model(base.folder).state_dict()
-    measure = bits_per_byte_on(Windows(folder, "validation"), tokenizer, GUARD_TOKENS)
+    measure = bits_per_byte_on(Windows(folder, "validation"), tokenizer, config.guard_tokens)
+    before = load_model(base.folder).state_dict() if config.max_forgetting else {}
     after = {name: tensor.detach().clone() for name, tensor in trunk.state_dict().items()}
 
     def bits(share: float) -> float:
@@ -126,8 +137,8 @@ def guard_against_forgetting(
         trunk.load_state_dict(mixed)
         return measure(trunk).get("val_bits_per_byte", 0.0)
 
-    own = bits(1.0)
-    share, now = 0.0, bits(0.0)
+    own = _own_bits(base.folder, folder, config.guard_tokens, trunk.compute_dtype, next(trunk.parameters()).device)
+    share, now = 0.0, measure(trunk).get("val_bits_per_byte", 0.0)
     for mixed_in in SHARES_OF_THE_BASE if config.max_forgetting else ():
         if now - own <= config.max_forgetting:
             break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +85,7 @@ def ngram_scorer(tokens: TokenDataset, tokenizer: TextTokenizer) -> tuple[str, S
 
     Texts are one sequence, each opened by as many marks as a history is long: no n-gram reaches over a border.
     """
-    windows = Windows(tokens, "train")
-    longest = max(1, NGRAM_TOKENS // windows.context_length)
-    ids = windows.read(np.arange(min(len(windows), longest))).ravel()
-    ids = ids[ids != windows.pad]
-    marks = NGRAM_ORDER - 1
-    sequence = np.repeat(ids, np.where(ids == tokenizer.end_of_text, marks, 1))
-    ngram = KneserNey([sequence.tolist()], vocab_size=tokenizer.vocab_size, order=NGRAM_ORDER)
+    ngram, marks = _ngram_of(tokens.folder, tokenizer.end_of_text), NGRAM_ORDER - 1
 
     def bits(candidates: Sequence[Candidate]) -> Floats:
         whole: list[int] = []
@@ -102,6 +97,17 @@ def ngram_scorer(tokens: TokenDataset, tokenizer: TextTokenizer) -> tuple[str, S
         return found[: len(candidates)].astype(np.float64)
 
     return f"kneser_ney_{ngram.order}_gram", bits
+
+
+@lru_cache(maxsize=1)
+def _ngram_of(folder: Path, end_of_text: int) -> KneserNey:
+    """Counted once for all tasks of a process."""
+    windows = Windows(folder, "train")
+    longest = max(1, NGRAM_TOKENS // windows.context_length)
+    ids = windows.read(np.arange(min(len(windows), longest))).ravel()
+    ids = ids[ids != windows.pad]
+    sequence = np.repeat(ids, np.where(ids == end_of_text, NGRAM_ORDER - 1, 1))
+    return KneserNey([sequence.tolist()], vocab_size=windows.vocab_size, order=NGRAM_ORDER)
 
 
 def random_twin(model: LanguageModel, seed: int) -> LanguageModel:
