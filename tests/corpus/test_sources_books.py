@@ -2,6 +2,9 @@
 
 import base64
 import hashlib
+import json
+import subprocess
+import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -241,3 +244,18 @@ def test_rows_through_the_loader_of_hugging_face(tmp_path):
     documents, rejected, _ = read(tmp_path, source)
     assert [row["text"] for row in documents] == ["one"]
     assert list(rejected.values()) == ["no_text"]
+
+
+@pytest.mark.slow
+def test_a_data_set_of_the_hub_is_read_again_when_its_branch_has_moved(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.corpus.small_hub", str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told == {
+        "first": [["one", "two"], 0],
+        "again": [["one", "two"], 1],
+        "moved": [["one", "two", "three"], 0],
+        "pinned": {"revision": "org/set@" + "a" * 40},
+        "closed": {"revision": "org/set@" + "b" * 40},
+    }

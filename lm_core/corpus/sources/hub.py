@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,20 +19,39 @@ from lm_core.errors import TryLaterError, UserError
 from lm_core.runtime import Runtime
 
 _COMMIT = re.compile("[0-9a-f]{40}")
+_TIMEOUT_SECONDS = 10
 LOCAL_BUILDERS = ("json", "csv", "parquet", "text")
 
 
 def digests(config: HubDataset, runtime: Runtime) -> dict[str, str]:
-    """Identity: the revision of a data set on the hub, the contents of local files.
-
-    A branch such as `main` names what it points to now: pin a commit to be sure.
-    """
+    """Identity: the commit of a data set on the hub, the contents of local files."""
     if config.data_files is None:
-        return {"revision": f"{config.name}@{config.revision}"}
+        return {"revision": f"{config.name}@{_commit(config, runtime)}"}
     total = hashlib.sha256()
     for digest in file_digests(_data_files(config), runtime).values():
         total.update(digest.encode())
     return {"files": total.hexdigest()}
+
+
+def _commit(config: HubDataset, runtime: Runtime) -> str:
+    """The commit that a branch or tag points to now, or did when the hub last answered; else its own name."""
+    if _COMMIT.fullmatch(config.revision):
+        return config.revision
+    name = hashlib.sha256(f"{config.name}@{config.revision}".encode()).hexdigest()[:32]
+    kept = runtime.workspace / "cache" / "hub" / name
+    try:
+        from huggingface_hub import HfApi
+
+        commit = HfApi().dataset_info(config.name, revision=config.revision, timeout=_TIMEOUT_SECONDS).sha
+    except Exception:  # offline, down, forbidden, unknown: reading will say which
+        commit = None
+    if commit:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        draft = kept.with_name(f"{name}.{os.getpid()}")
+        draft.write_text(commit)
+        draft.replace(kept)
+        return commit
+    return kept.read_text() if kept.exists() else config.revision
 
 
 def check(config: HubDataset) -> None:
@@ -64,15 +84,15 @@ def read(config: HubDataset, runtime: Runtime, before: ReadBefore) -> Iterator[I
         TryLaterError: the hub does not answer.
     """
     check(config)
-    # A branch moves: only a commit names the same rows for ever.
-    if config.data_files is None and not _COMMIT.fullmatch(config.revision):
-        yield from _rows(config)
+    identified = digests(config, runtime)
+    revision = identified.get("revision", "").rpartition("@")[2]
+    if config.data_files is None and not _COMMIT.fullmatch(revision):
+        yield from _rows(config, revision)  # a branch moves: only a commit names the same rows for ever
         return
-    part = [digests(config, runtime), identity_of(config)]
-    yield from before.items(part, lambda: _rows(config))
+    yield from before.items([identified, identity_of(config)], lambda: _rows(config, revision))
 
 
-def _rows(config: HubDataset) -> Iterator[Item]:
+def _rows(config: HubDataset, revision: str) -> Iterator[Item]:
     import datasets
 
     files = [str(path) for path in _data_files(config)] if config.data_files else None
@@ -81,7 +101,7 @@ def _rows(config: HubDataset) -> Iterator[Item]:
             config.name,
             config.subset,
             split=config.split,
-            revision=None if files else config.revision,
+            revision=None if files else revision,
             data_files=files,
             streaming=True,
         )
