@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lm_core.errors import UserError
 from lm_core.model.generate import generate, stream
 from lm_core.model.weights import load_model
 from lm_core.tokenizer import TextTokenizer, load_tokenizer
@@ -21,11 +22,18 @@ class Speaker:
     Args:
         folder: holds model.safetensors, config.json and tokenizer.json.
         device: "cpu", "cuda" or "auto".
+
+    Raises:
+        UserError: when tokenizer and model do not fit each other.
     """
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         self.model = load_model(folder, device=device)
         self.tokenizer = load_tokenizer(folder / "tokenizer.json")
+        if self.tokenizer.vocab_size != self.model.vocab_size:
+            raise UserError(
+                f"{folder}: tokenizer.json has {self.tokenizer.vocab_size} entries, the model {self.model.vocab_size}"
+            )
 
     def complete(self, text: str, *, max_new_tokens: int, **sampling: Any) -> Iterator[str]:
         """Pieces of text that continue a text. `sampling`: `stop` (strings that end it), and fields of `Sampling`."""

@@ -86,10 +86,12 @@ def export_onnx(checkpoint: Path, folder: Path) -> None:
 
     Raises:
         MachineError: when the extra `export` is not installed.
+        UserError: for a classifier.
     """
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise MachineError(f"{' and '.join(missing)} not installed; ONNX needs the extra: pip install millrace[export]")
+    _refuse_classifier(checkpoint, "the graph")
     model = load_model(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     tokens = torch.zeros(2, min(model.context_length, 8), dtype=torch.int64)
@@ -131,12 +133,16 @@ def exportable_decoder(checkpoint: Path, where: str) -> Decoder:
     Raises:
         UserError: for a classifier's head and for the vanilla architecture.
     """
-    if (checkpoint / "head.safetensors").exists():
-        raise UserError(f"this model is a classifier, and its head has no counterpart in {where}; export its base")
+    _refuse_classifier(checkpoint, where)
     model = load_model(checkpoint)
     if not isinstance(model, Decoder):
         raise UserError(f"model.kind=vanilla is a reference without a counterpart in {where}; export a decoder")
     return model
+
+
+def _refuse_classifier(checkpoint: Path, where: str) -> None:
+    if (checkpoint / "head.safetensors").exists():
+        raise UserError(f"this model is a classifier, and its head has no counterpart in {where}; export its base")
 
 
 def _write(path: Path, content: object) -> None:

@@ -7,6 +7,7 @@ from lm_core.errors import UserError
 from lm_core.model.build import build_model
 from lm_core.model.conversation import Speaker, text_pieces
 from lm_core.model.export import export_huggingface, export_onnx
+from lm_core.model.export_gguf import export_gguf
 from lm_core.model.generate import generate
 from lm_core.model.weights import save_model
 from lm_core.tokenizer import CONTROL_TOKENS, UNKNOWN, load_tokenizer, new_encoder
@@ -96,6 +97,24 @@ def test_vanilla_has_no_counterpart(tmp_path):
     checkpoint(source, kind="vanilla", activation="gelu", num_kv_heads=4)
     with pytest.raises(UserError, match="vanilla"):
         export_huggingface(source, tmp_path / "export")
+
+
+@pytest.mark.parametrize("export", [export_huggingface, export_gguf, export_onnx])
+def test_a_classifier_has_no_counterpart(tmp_path, export):
+    checkpoint(tmp_path)
+    (tmp_path / "head.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="classifier"):
+        export(tmp_path, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+    encoder, trainer = new_encoder(TokenizerConfig(vocab_size=300))
+    encoder.train_from_iterator(["another text"], trainer)
+    checkpoint(tmp_path)
+    encoder.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match=r"tokenizer\.json has \d+ entries, the model \d+"):
+        Speaker(tmp_path)
 
 
 def test_speaker_completes_answers_and_scores(tmp_path):
