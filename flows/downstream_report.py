@@ -36,8 +36,14 @@ def _row(name: str, scores: Mapping[str, Any]) -> tuple[str, ...]:
         f"{scores['items']:,}",
         f"{gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})" if gain else "",
         _figures(scores.get("baselines", {})),
-        _figures(_beside(scores.get("secondary", {}))),
+        "; ".join(part for part in (_figures(_beside(scores.get("secondary", {}))), _forgotten(scores)) if part),
     )
+
+
+def _forgotten(scores: Mapping[str, Any]) -> str:
+    """What the fine-tune has forgotten of the base's own text."""
+    found = scores.get("forgetting")
+    return f"own text {found['before']:.3f} to {found['after']:.3f} bits per byte" if found else ""
 
 
 def _beside(secondary: Mapping[str, Any]) -> dict[str, Any]:

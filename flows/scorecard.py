@@ -133,7 +133,8 @@ def _task_rows(tasks: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for task, scores in tasks.items():
         others = {name: value for name, value in scores["baselines"].items() if name != "random_weights"}
-        best = max(others, key=lambda name: others[name]) if others else None
+        sign = -1 if scores.get("better") == "lower" else 1
+        best = max(others, key=lambda name: sign * others[name]) if others else None
         rows.append(
             (
                 task,

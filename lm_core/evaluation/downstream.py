@@ -93,6 +93,8 @@ def evaluate_task(
         shown, outcome = ask_baseline(name, data, scheme, finetuned)
         outcomes[shown] = outcome
     scores = score_outcomes(config, scheme, data, outcomes)
+    if forgetting := finetuned.statistics.get("forgetting"):
+        scores.summary["forgetting"] = dict(forgetting)
     write_evaluation(build, config.task, data.test, outcomes, scores)
     return scores.summary
 

@@ -10,6 +10,7 @@ CARD = {
             "metric": "accuracy", "better": "higher", "score": 0.8, "low": 0.7, "high": 0.9, "items": 1821,
             "baselines": {"random_weights": 0.7, "majority": 0.5}, "gain_over_random_weights": GAIN,
             "secondary": {"model": {"macro_f1": 0.79}, "majority": {"macro_f1": 0.33}},
+            "forgetting": {"before": 1.858, "after": 2.01, "share_of_base": 0.0},
         },
         "blimp": {
             "metric": "accuracy", "score": 0.6, "low": 0.59, "high": 0.61, "items": 6700, "baselines": {"chance": 0.5},
@@ -31,7 +32,7 @@ def test_every_task_has_a_row_with_its_figures():
     rows = {row[0]: dict(zip(HEADINGS, row, strict=True)) for row in rows_of(CARD)}
     assert set(rows) == set(CARD["downstream"])
     assert rows["sentiment"]["gain over random weights"] == "+0.100 (+0.050 to +0.150)"
-    assert rows["sentiment"]["beside it"] == "macro f1 0.790"
+    assert rows["sentiment"]["beside it"] == "macro f1 0.790; own text 1.858 to 2.010 bits per byte"
     assert rows["blimp"]["beside it"].startswith("accuracy per byte 0.610")
     assert "copy 0.100" in rows["translation"]["baselines"]
 
