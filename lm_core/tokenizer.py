@@ -192,6 +192,10 @@ def _check_vocabulary(path: Path, content: Any) -> None:
         added = {entry["content"]: (entry["id"], entry["special"]) for entry in content["added_tokens"]}
     except (TypeError, KeyError, ValueError):
         raise UserError(f"{path} is not a tokenizer.json: it needs model.vocab and added_tokens") from None
+    if content["model"].get("dropout"):
+        raise UserError(
+            f"{path}: model.dropout={content['model']['dropout']} draws other ids each time; set it to null"
+        )
     missing = [token for token in CONTROL_TOKENS if added.get(token, (0, False))[1] is not True]
     if missing:
         raise UserError(f"{path} lacks the control token {missing[0]}; train the tokenizer with `millrace`")

@@ -156,6 +156,11 @@ def with_half_a_character(content):
     return content
 
 
+def with_dropout(content):
+    content["model"]["dropout"] = 0.1
+    return content
+
+
 def with_broken_merges(content):
     content["model"]["merges"] = [["never", "seen"]]
     return content
@@ -170,6 +175,7 @@ def with_broken_merges(content):
         (with_huge_id, "ids of the vocabulary"),
         (with_shared_id, "ids of the vocabulary"),
         (with_merges_to_control, "into a control token"),
+        (with_dropout, "dropout=0.1"),
         (with_half_a_character, "not a valid tokenizer.json"),
         (with_broken_merges, "not a valid tokenizer.json"),
         (lambda content: content | {"pre_tokenizer": {"type": "Nonsense"}}, "not a valid tokenizer.json"),
