@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Encoder
 
 from lm_core import stages
 from lm_core.artifact import Checkpoint
@@ -15,10 +17,11 @@ from lm_core.model.import_huggingface import import_model
 from lm_core.model.weights import load_model
 from lm_core.runtime import Runtime
 from lm_core.store import Store
-from lm_core.tokenizer import CONTROL_TOKENS, load_tokenizer
+from lm_core.tokenizer import CONTROL_TOKENS, SINGLE_DIGITS, load_tokenizer
 from tests.model.test_export import checkpoint
-from tests.training.corpus_files import new_build
+from tests.training.corpus_files import docstrings, new_build
 
+FOREIGN, ALPHABET = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], pre_tokenizers.ByteLevel.alphabet()
 LAYOUTS = [{}, {"qk_norm": False}, {"tie_embeddings": False}, {"head_width": 32}]
 
 
@@ -80,6 +83,48 @@ def test_a_model_of_transformers_in_shards_and_half_precision(tmp_path, exported
     tokens = torch.randint(0, size, (2, 30))
     with torch.no_grad():
         assert torch.equal(model(tokens)[..., :size], stock(tokens).logits[..., :size])
+
+
+def smollm_tokenizer():
+    encoder = Encoder(models.BPE())
+    encoder.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=FOREIGN, initial_alphabet=ALPHABET)
+    encoder.train_from_iterator(docstrings(), trainer)
+    return encoder
+
+
+def qwen_tokenizer():
+    encoder = Encoder(models.BPE())
+    encoder.normalizer = normalizers.NFC()
+    encoder.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(SINGLE_DIGITS), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
+    encoder.train_from_iterator(docstrings(), trainers.BpeTrainer(vocab_size=400, initial_alphabet=ALPHABET))
+    encoder.add_special_tokens(FOREIGN)
+    encoder.add_tokens(["<think>"])
+    return encoder
+
+
+@pytest.mark.parametrize("foreign", [smollm_tokenizer, qwen_tokenizer])
+def test_tokenizers_of_others_keep_their_ids_and_gain_our_control_tokens(tmp_path, exported, foreign):
+    encoder = foreign()
+    encoder.decoder = decoders.ByteLevel()
+    encoder.save(str(exported / "tokenizer.json"))
+    size = encoder.get_vocab_size()
+    with_config(vocab_size=512, bos_token_id=encoder.token_to_id("<|im_start|>"))(exported)
+    with_weights(lambda state: state.update({"model.embed_tokens.weight": torch.randn(512, 96)}))(exported)
+    folder, statistics = brought_in(exported, tmp_path)
+    tokenizer, model = load_tokenizer(folder / "tokenizer.json"), load_model(folder)
+    assert statistics["added_tokens"] == len(CONTROL_TOKENS) - 1  # <|endoftext|> was there
+    assert tokenizer.vocab_size == model.vocab_size == size + len(CONTROL_TOKENS) - 1
+    assert tokenizer.end_of_text == encoder.token_to_id("<|endoftext|>")
+    text = "some naïve text 42 <|im_start|>"
+    encoder.encode_special_tokens = True
+    assert tokenizer.encode(text) == encoder.encode(text).ids
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert sum(int(tokenizer.token_bytes[i]) for i in tokenizer.encode(text)) == len(text.encode())
 
 
 def with_config(**changes):
