@@ -13,7 +13,7 @@ from prefect.runtime import flow_run
 
 from flows.ablation_report import ablation_as_html, ablation_as_markdown
 from flows.downstream_report import as_html, as_markdown
-from flows.downstream_wiring import DownstreamConfig, TaskScores, ablate_task, score_mixture, score_task
+from flows.downstream_wiring import DownstreamConfig, TaskScores, ablate_task, hold_out, score_mixture, score_task
 from flows.pipeline import display_in_use
 from lm_core.artifact import Checkpoint
 from lm_core.downstream.variants import VARIANTS
@@ -105,11 +105,12 @@ def _figures(card: Mapping[str, Any]) -> dict[str, float]:
 def _score_all(config: DownstreamConfig, runner: StageRunner, base: Checkpoint) -> tuple[Scores, dict[str, str]]:
     if config.mixed:
         return score_mixture(config, runner, base), {}
+    held_out = hold_out(config, runner)
     scores: Scores = {}
     left_out: dict[str, str] = {}
     for task in config.tasks:
         try:
-            scores[task.name] = score_task(task, config, runner, base)
+            scores[task.name] = score_task(task, config, runner, base, held_out)
         except (Preempted, TryLaterError):
             raise
         except MillraceError as error:

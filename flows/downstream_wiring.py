@@ -13,13 +13,14 @@ from flows.config import PipelineConfig
 from flows.visual_wiring import score_visual
 from flows.wiring import Run
 from lm_core import stages
-from lm_core.artifact import Checkpoint, DownstreamData, Evaluation
+from lm_core.artifact import Checkpoint, DownstreamData, Evaluation, HeldOut
 from lm_core.config import Config
 from lm_core.downstream.config import (
     AblateConfig,
     EvaluatePreferenceConfig,
     EvaluateTaskConfig,
     FinetuneConfig,
+    HoldOutConfig,
     PreferConfig,
     ReadMixtureConfig,
     ReadTaskConfig,
@@ -64,7 +65,7 @@ class TaskScores:
     again: Callable[[Checkpoint], Evaluation] | None = None
 
 
-def score_task(task: Task, config: DownstreamConfig, run: Run, base: Checkpoint) -> TaskScores:
+def score_task(task: Task, config: DownstreamConfig, run: Run, base: Checkpoint, held_out: HeldOut) -> TaskScores:
     """Read, fine-tune, fine-tune from random weights, score."""
     whole = stages.WHOLE_TASKS.get(task.name) or stages.WHOLE_TASKS.get(task.kind)
     if whole:
@@ -74,7 +75,7 @@ def score_task(task: Task, config: DownstreamConfig, run: Run, base: Checkpoint)
     if task.kind == "visual":
         how = config.finetune.optimization
         return TaskScores(*score_visual(task, run, base, data=config.data, optimization=how, smoke=config.smoke))
-    examples = read(task, config, run)
+    examples = read(task, config, run, held_out)
     settings = finetune_settings(task, config)
     pair = finetune_pair(task.name, settings, run, base, examples)
     if task.kind == "preference":
@@ -86,10 +87,16 @@ def score_task(task: Task, config: DownstreamConfig, run: Run, base: Checkpoint)
     return TaskScores(evaluate(task, config, run, pair, examples), pair[0], again)
 
 
-def read(task: Task, config: DownstreamConfig, run: Run) -> DownstreamData:
-    """The task's items."""
+def read(task: Task, config: DownstreamConfig, run: Run, held_out: HeldOut) -> DownstreamData:
+    """The task's items; those to train on hold none of the held-out items."""
     settings = ReadTaskConfig(task=task, data=config.data, max_items=_cap(config))
-    return run(stages.READ_TASK, settings, label=f"read {task.name}")
+    return run(stages.READ_TASK, settings, label=f"read {task.name}", held_out=held_out)
+
+
+def hold_out(config: DownstreamConfig, run: Run) -> HeldOut:
+    """The held-out items of all tasks in the data folder; of data sets of the hub there are none."""
+    settings = HoldOutConfig() if config.data == HUB else HoldOutConfig(data=config.data, tasks=config.tasks)
+    return run(stages.HOLD_OUT, settings, label="hold out")
 
 
 def finetune_pair(
@@ -145,7 +152,7 @@ def _score_preference(
 def score_mixture(config: DownstreamConfig, run: Run, base: Checkpoint) -> dict[str, TaskScores]:
     """One model that learns all the tasks at once, scored on each."""
     settings = ReadMixtureConfig(tasks=config.tasks, data=config.data, max_items=_cap(config))
-    examples = run(stages.READ_MIXTURE, settings, label=f"read {MIXTURE}")
+    examples = run(stages.READ_MIXTURE, settings, label=f"read {MIXTURE}", held_out=hold_out(config, run))
     longest = max(config.tasks, key=lambda task: task.max_steps)
     steps = sum(task.max_steps for task in config.tasks)
     values = {"task": MIXTURE, "mixture": tuple(task.name for task in config.tasks), "max_steps": steps}
@@ -167,7 +174,8 @@ def fan_out(config: PipelineConfig, run: Run, base: Checkpoint) -> dict[str, Tas
     ]
     data = asked.data if asked.data == HUB else str(Path(asked.data).absolute())
     whole = DownstreamConfig(tasks=tuple(tasks), data=data, finetune=config.finetune)
-    return {task.name: score_task(task, whole, run, base) for task in tasks}
+    held_out = hold_out(whole, run)
+    return {task.name: score_task(task, whole, run, base, held_out) for task in tasks}
 
 
 def finetune_settings(task: Task, config: DownstreamConfig) -> FinetuneConfig:
@@ -193,7 +201,7 @@ def finetune_settings(task: Task, config: DownstreamConfig) -> FinetuneConfig:
 def ablate_task(task: Task, config: DownstreamConfig, run: Run, base: Checkpoint) -> Evaluation:
     """The generalisation toolbox on few examples of a task, one fine-tune for each variant."""
     few = task.model_copy(update={"max_train_items": ABLATION_ITEMS})
-    examples = read(few, config, run)
+    examples = read(few, config, run, hold_out(config, run))
     settings = finetune_settings(few, config).model_copy(update={"num_epochs": ABLATION_EPOCHS})
     variants = variants_of(settings, labels=task.kind == "label")
     made = {

@@ -119,7 +119,8 @@ READ_TASK = Stage(
     output=DownstreamData,
     function="lm_core.downstream.read_task:read_task",
     external="lm_core.downstream.read_task:source_digests",
-    inputs={},
+    inputs={"held_out": HeldOut},
+    optional=frozenset({"held_out"}),
 )
 READ_MIXTURE = Stage(
     name="read_mixture",
@@ -127,7 +128,8 @@ READ_MIXTURE = Stage(
     output=DownstreamData,
     function="lm_core.downstream.read_mixture:read_mixture",
     external="lm_core.downstream.read_mixture:source_digests",
-    inputs={},
+    inputs={"held_out": HeldOut},
+    optional=frozenset({"held_out"}),
 )
 FINETUNE = Stage(
     name="finetune",

@@ -43,7 +43,8 @@ def registered_tasks(config: HoldOutConfig) -> dict[str, Task]:
         raise UserError(f"hold_out.data: there is no folder {config.data}")
     own = Path(config.tasks_file) if config.tasks_file else None
     # The text of a question about a picture gives nothing away without the picture.
-    tasks = {name: task for name, task in declared_tasks(own).items() if task.kind != "visual"}
+    declared = declared_tasks(own) | {task.name: task for task in config.tasks}
+    tasks = {name: task for name, task in declared.items() if task.kind != "visual"}
     return {name: task for name, task in tasks.items() if not missing_files(task, config.data)}
 
 
@@ -90,7 +91,7 @@ def _texts(task: Task, data: str) -> Iterator[dict[str, Any]]:
 def _items(task: Task, data: str) -> Iterator[tuple[str, str, list[str], Row]]:
     """Held-out items: identity, split, prompt with answer (with each choice, where there are choices), and the row."""
     reader = TaskReader(task, data)
-    for name in task.files:
+    for name in reader.splits:
         for file, number, row in read_split(task, name, data):
             if isinstance(row, str):
                 continue

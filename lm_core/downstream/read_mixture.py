@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lm_core.artifact import HeldOut
 from lm_core.downstream.config import ReadMixtureConfig, ReadTaskConfig
 from lm_core.downstream.read_task import read_task
 from lm_core.downstream.rows import file_digests
@@ -26,7 +27,7 @@ def source_digests(config: ReadMixtureConfig, runtime: Runtime) -> dict[str, str
     return {name: digest for task in config.tasks for name, digest in file_digests(task, config.data).items()}
 
 
-def read_mixture(build: Build, config: ReadMixtureConfig) -> Mapping[str, Any]:
+def read_mixture(build: Build, config: ReadMixtureConfig, *, held_out: HeldOut | None = None) -> Mapping[str, Any]:
     """Read every task as the stage read_task does, and put their rows one after the other.
 
     Raises:
@@ -43,7 +44,9 @@ def read_mixture(build: Build, config: ReadMixtureConfig) -> Mapping[str, Any]:
         part = build.work / task.name
         part.mkdir(parents=True, exist_ok=True)
         made = read_task(
-            replace(build, folder=part), ReadTaskConfig(task=task, data=config.data, max_items=config.max_items)
+            replace(build, folder=part),
+            ReadTaskConfig(task=task, data=config.data, max_items=config.max_items),
+            held_out=held_out,
         )
         counts |= made["tasks"]
         bad.update(made["bad_rows"])

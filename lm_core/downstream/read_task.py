@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.schemas import BAD_ROWS, EXAMPLES, SPLITS
+from lm_core.artifact import HeldOut
 from lm_core.downstream.config import ReadTaskConfig
+from lm_core.downstream.contamination import held_by
 from lm_core.downstream.passages import focus_on, histories, passages
 from lm_core.downstream.prepare import item_id_of
 from lm_core.downstream.rows import HUB, Row, file_digests, read_file, read_hub, read_split, splits_of
@@ -25,6 +27,8 @@ from lm_core.store import Build
 # Of the groups (articles, pages) of a file without splits, and of train where validation is missing.
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.06
 NAMED_IN_MESSAGE = 3
+# What is wrong with an item only because of what is held out: no fault of the file, and bounded by itself.
+OTHERS_FAULT = ("leaks", "contaminated")
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def source_digests(config: ReadTaskConfig, runtime: Runtime) -> dict[str, str]:
     return file_digests(config.task, config.data)
 
 
-def read_task(build: Build, config: ReadTaskConfig) -> Mapping[str, Any]:
+def read_task(build: Build, config: ReadTaskConfig, *, held_out: HeldOut | None = None) -> Mapping[str, Any]:
     """Write `examples.parquet` (schemas.EXAMPLES) and `bad_rows.parquet` (schemas.BAD_ROWS).
 
     Raises:
@@ -60,6 +64,8 @@ def read_task(build: Build, config: ReadTaskConfig) -> Mapping[str, Any]:
     items = reader.read(build)
     _name_labels(config.task, items, reader)
     leaks = _drop_leaks(items, reader)
+    if held_out is not None:
+        _drop_contaminated(items, reader, held_by(items["train"], held_out, build.runtime))
     _check_bounds(config.task, reader, items, leaks)
     limits = _limits(config)
     kept = {split: sorted(items[split], key=lambda item: item["item_id"])[: limits[split]] for split in SPLITS}
@@ -285,13 +291,20 @@ def _drop_leaks(items: dict[str, list[dict[str, Any]]], reader: TaskReader) -> i
     return leaked
 
 
+def _drop_contaminated(items: dict[str, list[dict[str, Any]]], reader: TaskReader, holding: Mapping[int, str]) -> None:
+    """Take from training the items that hold a held-out item of any task: `holding` names it, by place in training."""
+    for place, held in holding.items():
+        reader.note(items["train"][place], "contaminated", f"holds the held-out item {held}", "train")
+    items["train"] = [item for place, item in enumerate(items["train"]) if place not in holding]
+
+
 def _text_key(item: Mapping[str, Any]) -> str:
     return " ".join((item["prompt"] or item["target"]).casefold().split())
 
 
 def _check_bounds(task: Task, reader: TaskReader, items: Mapping[str, list[Any]], leaks: int) -> None:
     for split, total in reader.rows_of_split.items():
-        bad = [row for row in reader.bad if row["split"] == split and row["reason"] != "leaks"]
+        bad = [row for row in reader.bad if row["split"] == split and row["reason"] not in OTHERS_FAULT]
         if len(bad) > task.max_bad_share * total:
             named = "; ".join(
                 f"{b['file']} row {b['row']}: {b['reason']}: {b['detail']}" for b in bad[:NAMED_IN_MESSAGE]
