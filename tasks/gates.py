@@ -17,7 +17,7 @@ import duckdb
 from data_contracts.contract import Contract, load_contracts
 from data_contracts.gate import TableResult, check_all, warm_up
 from data_contracts.profile import empty_relation
-from lm_core.artifact import Artifact, ArtifactT, DownstreamData, Evaluation, TokenDataset, ValidCorpus
+from lm_core.artifact import Artifact, ArtifactT, DownstreamData, Evaluation, HeldOut, TokenDataset, ValidCorpus
 from lm_core.corpus.ledger import parquet
 from lm_core.database import connect
 from lm_core.errors import IntegrityError
@@ -28,7 +28,7 @@ from tasks.validation import write_results
 CORPUS_STAGES = frozenset({"collect", "clean", "deduplicate", "prepare", "decontaminate", "validate"})
 # What contracts speak of besides their own table; empty where a stage has no corpus.
 _SPOKEN_OF = ("documents", "splits", "decisions")
-_WITH_TABLES = (TokenDataset, DownstreamData, Evaluation)
+_WITH_TABLES = (TokenDataset, DownstreamData, HeldOut, Evaluation)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ class Entry:
     """One entry.
 
     Attributes:
+        key: its link or identifier; one without either has its place in the feed, "#1" and so on.
         time: published, else updated; ISO 8601 in UTC.
         markup: the entry's own content or summary, HTML.
     """
@@ -54,7 +55,7 @@ def entries_of(content: bytes) -> list[Entry]:
         parts = [part.get("value", "") for part in entry.get("content", ())]
         entries.append(
             Entry(
-                key=str(entry.get("link") or entry.get("id") or number),
+                key=str(entry.get("link") or entry.get("id") or f"#{number}"),
                 link=entry.get("link") or None,
                 title=entry.get("title") or None,
                 time=_time(entry),
@@ -84,7 +85,6 @@ def read(file: LocalFile, config: LocalFiles) -> Iterator[Item]:
     yield Tally("feed_entries", "read", len(entries))
     for entry in entries:
         page = page_of(entry.markup.encode("utf-8", "replace"), label="utf-8", main_content=False)
-        origin = Origin(
-            file.source, entry.key, title=entry.title, licence=entry.licence, url=entry.link, time=entry.time
-        )
+        key = f"{file.name}{entry.key}" if entry.key.startswith("#") else entry.key
+        origin = Origin(file.source, key, title=entry.title, licence=entry.licence, url=entry.link, time=entry.time)
         yield from found(page.text, origin, max_bytes=config.max_document_bytes)
