@@ -1,0 +1,22 @@
+"""The file that MLflow runs by itself: what it answers is what the model says."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+
+from lm_core.model.conversation import Speaker
+from tasks.served_model import LanguageModel
+from tests.model.test_export import checkpoint
+
+
+def test_it_completes_as_the_command_line_does(tmp_path):
+    checkpoint(tmp_path)
+    served = LanguageModel()
+    served.load_context(SimpleNamespace(artifacts={"checkpoint": str(tmp_path)}))
+    prompts = ["some", "", "text to learn from " * 40]
+    speaker = Speaker(tmp_path)
+    plain = served.predict(None, pd.DataFrame({"prompt": prompts}), {"max_new_tokens": 6})
+    assert plain["text"].tolist() == ["".join(speaker.complete(text, max_new_tokens=6)) for text in prompts]
+    params = {"max_new_tokens": 6, "temperature": 1.0, "top_k": 9, "top_p": 0.9, "repetition_penalty": 1.2, "seed": 4}
+    drawn = served.predict(None, pd.DataFrame({"prompt": ["some"]}), params)
+    assert drawn["text"].tolist() == ["".join(speaker.complete("some", **params))]
