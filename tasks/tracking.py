@@ -22,6 +22,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from typing import Any
 
 KEY_TAG = "millrace.key"
 BATCH_METRICS = 1000
+MAX_METRIC_NAME = 240  # MLflow's bound is 250
 POLL_SECONDS = 2.0
 
 
@@ -178,7 +180,7 @@ class _Sender:
         from mlflow.entities import Metric
 
         for start in range(0, len(rows), BATCH_METRICS):
-            batch = [Metric(*row) for row in rows[start : start + BATCH_METRICS]]
+            batch = [Metric(metric_name(name), *row) for name, *row in rows[start : start + BATCH_METRICS]]
             self.client.log_batch(self.state["runs"][key], metrics=batch)
 
     def _send_file(self, event: Mapping[str, Any]) -> None:
@@ -225,6 +227,11 @@ class _Sender:
             rows += [(n, float(v), stamp, step) for n, v in figures.items() if abs(v) < float("inf")]
         self._log_metrics(tail["key"], rows)
         tail["offset"] = offset
+
+
+def metric_name(name: str) -> str:
+    """A name that MLflow takes: figures are counted under names of files and sources, which hold anything."""
+    return re.sub(r"[^\w\-. :]", "_", name)[:MAX_METRIC_NAME]
 
 
 def _read_lines(path: Path, offset: int) -> tuple[list[tuple[dict[str, Any], int]], int]:
