@@ -28,6 +28,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from pydantic import BaseModel
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from lm_core import artifact, errors
 from lm_core.artifact import Artifact
@@ -196,8 +197,8 @@ def _join(place: Rank, backend: str) -> None:
 
     Otherwise gloo reads the addresses of processes that are gone, and waits for them.
     """
-    store = dist.TCPStore(place.address, place.port, place.size, is_master=False, timeout=TIMEOUT)
-    own = dist.PrefixStore(f"attempt-{place.attempt}", store)
+    store = TCPStore(place.address, place.port, place.size, is_master=False, timeout=TIMEOUT)
+    own = PrefixStore(f"attempt-{place.attempt}", store)
     dist.init_process_group(backend, store=own, rank=place.rank, world_size=place.size, timeout=TIMEOUT)
 
 
