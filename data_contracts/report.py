@@ -10,11 +10,14 @@ from data_contracts.drift import Drift
 from data_contracts.gate import FAILED, PASSED, QUARANTINED, WARNED, RuleResult, TableResult
 
 ICONS = {PASSED: "✅", QUARANTINED: "📦", WARNED: "⚠️", FAILED: "❌"}
+# Not every machine that shows the page has a font with pictures.
+_SIGNS = {PASSED: "✓", QUARANTINED: "→", WARNED: "!", FAILED: "✗"}
 _WORDS = {PASSED: "kept", QUARANTINED: "put rows aside", WARNED: "warned", FAILED: "failed"}
 _RULE_HEADER = ("", "rule", "promise", "severity", "found", "allowed")
 _TABLE_HEADER = ("", "table", "version", "rows in", "passed", "put aside", "rules kept")
 _DRIFT_HEADER = ("", "table", "figure", "last accepted run", "this run", "change")
 _ASIDE_HEADER = ("table", "rules broken", "key", "row")
+_UNREADABLE_HEADER = ("reason", "rows", "for example", "what was wrong")
 _SHOWN_DRIFTS = 40
 _ROW_CHARACTERS = 300
 
@@ -32,7 +35,9 @@ th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--
 th { font-weight: 600; color: var(--quiet) } th.number, td.number { text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums }
 tr.failed td { background: var(--failed) } tr.warned td { background: var(--warned) }
-tr.quarantined td { background: var(--quarantined) } td.code { font: 12px/1.45 ui-monospace, monospace;
+tr.quarantined td { background: var(--quarantined) } td.sign { font-weight: 700; width: 1.2rem; color: var(--good) }
+tr.failed td.sign { color: #c53030 } tr.warned td.sign { color: #b7791f } tr.quarantined td.sign { color: #2b6cb0 }
+td.code { font: 12px/1.45 ui-monospace, monospace;
   overflow-wrap: anywhere }
 a { color: inherit } img { max-width: 100%; background: #fff; border-radius: 6px } details { margin: .4rem 0 }
 """
@@ -48,21 +53,40 @@ class Aside:
     row: str
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """What could not be read for one reason: how many rows, and the first of them."""
+
+    reason: str
+    num_rows: int
+    key: str
+    detail: str
+
+
 # -------------------------------------------------------------------- in words
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def _headline(results: Sequence[TableResult]) -> str:
     rules = [rule for result in results for rule in result.rules]
     counts = {status: sum(rule.status == status for rule in rules) for status in ICONS}
-    return ", ".join(f"{ICONS[status]} {number} {_WORDS[status]}" for status, number in counts.items() if number)
+    told = ", ".join(f"{number} {_WORDS[status]}" for status, number in counts.items() if number)
+    return f"{_number(len(rules), 'rule')} in {_number(len(results), 'contract')}: {told}"
 
 
 def _verdict(results: Sequence[TableResult], drifted: Sequence[Drift]) -> str:
     if any(result.failures for result in results):
         return "A contract is broken: nothing may learn from this."
     aside = sum(result.rows_quarantined for result in results)
-    told = f"All contracts hold; {aside:,} rows were put aside." if aside else "All contracts hold."
-    return told + (f" {len(drifted)} figures have moved since the last accepted run." if drifted else "")
+    were = "was" if aside == 1 else "were"
+    told = f"All contracts hold; {_number(aside, 'row')} {were} put aside." if aside else "All contracts hold."
+    num_critical = sum(item.severity == "critical" for item in drifted)
+    critical = f", {num_critical} beyond what may go on" if num_critical else ""
+    moved = f" Since the last accepted run {_number(len(drifted), 'figure')} moved{critical}." if drifted else ""
+    return told + moved
 
 
 def _worst(result: TableResult) -> str:
@@ -71,12 +95,14 @@ def _worst(result: TableResult) -> str:
 
 
 def _rows_of(result: TableResult) -> str:
-    return f"{result.rows_in:,} rows in = {result.rows_passed:,} passed + {result.rows_quarantined:,} put aside"
+    return (
+        f"{_number(result.rows_in, 'row')} in = {result.rows_passed:,} passed + {result.rows_quarantined:,} put aside"
+    )
 
 
 def _found(rule: RuleResult) -> str:
     if rule.num_failing is not None:
-        return f"{rule.num_failing:,} rows" + (f" ({rule.observed:.3g} %)" if rule.unit == "percent" else "")
+        return _number(rule.num_failing, "row") + (f" ({rule.observed:.3g} %)" if rule.unit == "percent" else "")
     if rule.observed is None:
         return "nothing to measure"
     return f"{rule.observed:,.4g}" + (" %" if rule.metric == "groupShare" or rule.unit == "percent" else "")
@@ -97,6 +123,10 @@ def _drift_cells(item: Drift) -> tuple[str, ...]:
     return icon, item.table, item.figure, f"{item.before:,.4g}", f"{item.now:,.4g}", f"{item.change:.0%}"
 
 
+def _unreadable_cells(item: Unreadable) -> tuple[str, ...]:
+    return item.reason.replace("_", " "), f"{item.num_rows:,}", item.key, item.detail
+
+
 def _aside_cells(row: Aside) -> tuple[str, ...]:
     shown = row.row if len(row.row) <= _ROW_CHARACTERS else row.row[:_ROW_CHARACTERS] + " …"
     return row.table, row.rules.replace(",", ", "), row.key, shown
@@ -105,7 +135,12 @@ def _aside_cells(row: Aside) -> tuple[str, ...]:
 # -------------------------------------------------------------------- Markdown
 
 
-def markdown_report(results: Sequence[TableResult], drifted: Sequence[Drift] = (), aside: Sequence[Aside] = ()) -> str:
+def markdown_report(
+    results: Sequence[TableResult],
+    drifted: Sequence[Drift] = (),
+    aside: Sequence[Aside] = (),
+    unreadable: Sequence[Unreadable] = (),
+) -> str:
     """All tables; rules that were kept are folded away, so that what needs a look stands first."""
     parts = ["## Contracts", _verdict(results, drifted), _headline(results)]
     parts.append(_markdown_table(_TABLE_HEADER, [_table_cells(result) for result in results]))
@@ -120,6 +155,9 @@ def markdown_report(results: Sequence[TableResult], drifted: Sequence[Drift] = (
         if quiet:
             kept = _markdown_table(_RULE_HEADER, [_rule_cells(rule) for rule in quiet])
             parts.append(f"<details><summary>{len(quiet)} rules kept</summary>\n\n{kept}\n\n</details>")
+    if unreadable:
+        cells = [_unreadable_cells(item) for item in unreadable]
+        parts += ["### What could not be read", _markdown_table(_UNREADABLE_HEADER, cells)]
     if aside:
         parts += [
             "### Some of the rows put aside",
@@ -144,6 +182,7 @@ def html_report(
     results: Sequence[TableResult],
     drifted: Sequence[Drift] = (),
     aside: Sequence[Aside] = (),
+    unreadable: Sequence[Unreadable] = (),
     *,
     picture: str = "",
     place: str = "",
@@ -165,6 +204,9 @@ def html_report(
     if drifted:
         rows = [(FAILED if d.severity == "critical" else WARNED, _drift_cells(d)) for d in drifted[:_SHOWN_DRIFTS]]
         parts += ["<h2>Drift</h2>", _html_table(_DRIFT_HEADER, rows, numbers=(3, 4, 5))]
+    if unreadable:
+        rows = [("", _unreadable_cells(item)) for item in unreadable]
+        parts += ["<h2>What could not be read</h2>", _html_table(_UNREADABLE_HEADER, rows, numbers=(1,), code=(2,))]
     if aside:
         rows = [("", _aside_cells(row)) for row in aside]
         parts += ["<h2>Some of the rows put aside</h2>", _html_table(_ASIDE_HEADER, rows, code=(2, 3))]
@@ -196,10 +238,14 @@ def _html_table(
     """A table of (class of the row, cells); `link` is the column whose cells lead to the place of that name."""
 
     def attribute(column: int) -> str:
+        if header[column] == "":
+            return ' class="sign"'
         return ' class="number"' if column in numbers else ' class="code"' if column in code else ""
 
+    signs = dict(zip(ICONS.values(), _SIGNS.values(), strict=True))
+
     def cell(column: int, text: str) -> str:
-        shown = html.escape(text)
+        shown = html.escape(signs.get(text, text))
         return f'<a href="#{shown}">{shown}</a>' if column == link else shown
 
     head = "".join(f"<th{attribute(column)}>{name}</th>" for column, name in enumerate(header))

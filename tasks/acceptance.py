@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from data_contracts.drift import Drift, drift
 from data_contracts.gate import TableResult
-from data_contracts.report import Aside, html_report, markdown_report
+from data_contracts.report import Aside, Unreadable, html_report, markdown_report
 from lm_core.artifact import Artifact, ValidCorpus
 from lm_core.errors import IntegrityError
 from lm_core.runtime import Runtime
@@ -86,9 +87,11 @@ def contract_report(artifact: Artifact, drifted: Sequence[Drift] = (), picture: 
         return None
     results = [TableResult.from_json(values) for values in _results(artifact).values()]
     aside = _put_aside(artifact.file("quarantine.parquet"))
+    unreadable = _unreadable(artifact.input_folder("corpus")) if isinstance(artifact, ValidCorpus) else []
     place = f"{artifact.stage}/{artifact.fingerprint}"
     return ContractReport(
-        markdown_report(results, drifted, aside), html_report(results, drifted, aside, picture=picture, place=place)
+        markdown_report(results, drifted, aside, unreadable),
+        html_report(results, drifted, aside, unreadable, picture=picture, place=place),
     )
 
 
@@ -103,6 +106,17 @@ def _last_accepted(workspace: Path) -> Mapping[str, Any] | None:
         return found if found.keys() >= {"fingerprint", "results"} else None
     except (OSError, ValueError):
         return None
+
+
+def _unreadable(corpus: Path) -> list[Unreadable]:
+    """The rows that collecting rejected, by reason, the most frequent first."""
+    rows = pq.read_table(corpus / "rejected.parquet", columns=["key", "reason", "detail"]).to_pylist()
+    first = {row["reason"]: row for row in reversed(rows)}
+    counts = Counter(row["reason"] for row in rows)
+    return [
+        Unreadable(reason, number, first[reason]["key"], first[reason]["detail"] or "")
+        for reason, number in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
 
 
 def _put_aside(path: Path) -> list[Aside]:
