@@ -128,9 +128,10 @@ def _funnel(options: Options) -> dict[str, Any]:
 
     counts = fate_counts(corpus, runtime=runtime)
     Console(stderr=options.json).print(funnel_table(counts))
+    say(f"the same rows for SQL: {corpus.file('fates.parquet')}")
     if options.picture:
         from tasks.pictures import funnel
 
         options.picture.write_bytes(funnel(counts["by_source"]))
         say(f"the picture is in {options.picture}")
-    return counts
+    return counts | {"table": str(corpus.file("fates.parquet"))}

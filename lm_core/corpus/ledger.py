@@ -5,6 +5,16 @@ together (`write_fates`), reads the text of the documents that are left (`kept_d
 a document (`fate_counts`, and `lm_core.corpus.story.explain`). All of it is SQL over Parquet that a user can write too:
 
     SELECT source, fate, count(*) FROM 'workspace/artifacts/validate/*/fates.parquet' GROUP BY ALL ORDER BY ALL
+
+    SELECT f.key, k.key AS kept_instead, e.jaccard
+    FROM 'workspace/artifacts/deduplicate/*/edges.parquet' AS e
+    JOIN 'workspace/artifacts/validate/*/fates.parquet' AS f ON f.doc_id = e.doc_id
+    JOIN 'workspace/artifacts/validate/*/fates.parquet' AS k ON k.doc_id = e.keeper
+
+    SELECT DISTINCT step FROM 'steps.parquet' JOIN 'workspace/artifacts/tokenize/*/spans.parquet' USING ("window")
+    WHERE split = 'train' AND doc_id = '...' ORDER BY step
+
+`*` is the fingerprint of a run, which `millrace funnel` names; `millrace explain --steps` writes `steps.parquet`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_contracts.schemas import CANARIES, DECISIONS, DOCUMENTS, EXAMPLES, REDACTIONS, REJECTED, SPLIT_OF_DOCUMENT
+from data_contracts.schemas import (
+    CANARIES,
+    DECISIONS,
+    DOCUMENTS,
+    EDGES,
+    EXAMPLES,
+    REDACTIONS,
+    REJECTED,
+    SPLIT_OF_DOCUMENT,
+)
 from lm_core.artifact import Artifact, Corpus, Decisions, DownstreamData
 from lm_core.runtime import Runtime
 
@@ -83,7 +92,7 @@ def tables() -> dict[str, dict[str, list[dict]]]:
 
 
 _SCHEMAS = {"documents-00000": DOCUMENTS, "rejected": REJECTED, "decisions": DECISIONS, "splits": SPLIT_OF_DOCUMENT,
-            "examples": EXAMPLES, "canaries": CANARIES, "redactions": REDACTIONS}  # fmt: skip
+            "examples": EXAMPLES, "canaries": CANARIES, "redactions": REDACTIONS, "edges": EDGES}  # fmt: skip
 _KINDS: dict[str, tuple[str, type[Artifact]]] = {
     "collect": ("corpus", Corpus),
     "clean": ("cleaning", Decisions),

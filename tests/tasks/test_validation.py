@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from data_contracts.contract import BUILT_IN
 from data_contracts.schemas import SPANS
 from lm_core.artifact import Checkpoint, TokenDataset, ValidCorpus
+from lm_core.corpus import ledger
 from lm_core.corpus.ledger import fate_counts, kept_documents, kept_examples
 from lm_core.corpus.ledger_config import ValidateConfig
 from lm_core.corpus.story import explain
@@ -357,6 +359,28 @@ def test_a_story_names_the_training_steps_and_sql_finds_the_same(tmp_path):
                 WHERE doc_id = '{IDS["kept"]}' ORDER BY step"""
         ).fetchall()
     assert [step for (step,) in found] == truth
+
+
+def test_the_sql_that_the_documentation_shows_runs_as_it_stands(tmp_path):
+    rows = tables()
+    rows["deduplicate"]["edges"] = [
+        {"doc_id": IDS["copy"], "keeper": IDS["copied"], "jaccard": 0.9, "containment": 0.95, "reason": "jaccard"}
+    ]
+    corpus, _ = build(tmp_path, rows)
+    tokens = tokenized(tmp_path, spans_of("kept"), corpus)
+    tokens.file("dataset.json").write_text(json.dumps({"splits": {"train": {"windows": 2}}}))
+    TrainingOrder(seed=0, rows_per_step=1, num_steps=4, num_windows=2).write(tmp_path / "steps.parquet")
+    shown = re.findall(r"```sql\n(.*?)```", (Path(__file__).parents[2] / "README.md").read_text(), re.DOTALL)
+    shown += [part for part in re.split(r"\n\n", ledger.__doc__) if part.lstrip().startswith("SELECT")]
+    queries = [query.strip() for part in shown for query in part.split(";") if query.strip()]
+    assert len(queries) >= 4
+    with duckdb.connect() as connection:
+        for query in queries:
+            here = query.replace("'workspace/", f"'{tmp_path}/").replace(
+                "'steps.parquet'", f"'{tmp_path}/steps.parquet'"
+            )
+            found = connection.execute(here.replace("'...'", f"'{IDS['kept']}'")).fetchall()
+            assert found, query
 
 
 def test_the_command_tells_the_story_in_order():
