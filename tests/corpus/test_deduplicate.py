@@ -171,8 +171,17 @@ def test_a_preferred_source_keeps_its_copy(tmp_path):
 
 def test_a_source_that_would_be_wiped_out_stops_the_run(tmp_path):
     copies = [document(f"key-{n}", "one text for all of them, word for word the same") for n in range(120)]
-    with pytest.raises(IntegrityError, match="max_source_loss_fraction"):
+    with pytest.raises(IntegrityError, match="max_source_loss_fraction") as alarm:
         run(tmp_path, copies)
+    assert re.search(r"\n  119 copies of pages/key-\d+ \([0-9a-f]{8}\), such as pages/key-\d+", str(alarm.value))
+
+
+def test_the_alarm_shows_the_ten_largest_clusters(tmp_path):
+    clusters = [document(f"{n}-{copy}", f"text number {n} " * 30) for n in range(13) for copy in range(25 + n)]
+    with pytest.raises(IntegrityError) as alarm:
+        run(tmp_path, clusters)
+    counts = [int(line.split()[0]) for line in str(alarm.value).splitlines()[1:]]
+    assert counts == [36 - n for n in range(10)]
 
 
 def test_canaries_notice_a_broken_search(monkeypatch):

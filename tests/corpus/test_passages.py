@@ -10,6 +10,7 @@ import pytest
 
 from data_contracts.schemas import REDACTIONS
 from lm_core.corpus.config import DeduplicateConfig
+from lm_core.corpus.dedup import passages
 from lm_core.corpus.deduplicate import deduplicate
 from lm_core.corpus.ledger import register_redactions
 from lm_core.corpus.privacy import Redaction, redacted
@@ -139,3 +140,28 @@ def test_a_cut_covers_what_lies_within_and_gives_way_to_what_it_touches(tmp_path
         register_redactions(connection, tmp_path / "clean", tmp_path / "copies")
         found = connection.execute("SELECT * FROM redactions ORDER BY ALL").fetchall()
     assert found == [("a", "boilerplate", 0, 20), ("a", "key", 40, 20), ("a", "repeated", 90, 5), ("b", "ip", 5, 9)]
+
+
+def test_what_was_read_before_is_not_read_again_and_changes_nothing(tmp_path, monkeypatch):
+    documents = pages(40) + pages(25, "others")
+    read = []
+    units = passages._units
+    monkeypatch.setattr(passages, "_units", lambda *args: read.append(len(args[5])) or units(*args))
+
+    def run(name: str, own: list[dict], workspace: str) -> bytes:
+        build = new_build(tmp_path / name, "out", workspace=tmp_path / workspace)
+        root = tmp_path / name
+        deduplicate(build, DeduplicateConfig(), corpus=corpus_of(root, own), cleaning=nothing_dropped(root))
+        return (build.folder / "cuts.parquet").read_bytes()
+
+    run("first", documents[:30], "kept")
+    run("second", documents[10:63], "kept")
+    read.clear()
+    third = run("third", documents, "kept")
+    assert sum(read) == 2
+    assert third == run("full", documents, "another")
+    for path in (tmp_path / "kept" / "cache" / "passages").rglob("units.bin"):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    assert third == run("damaged", documents, "kept")

@@ -4,8 +4,8 @@ Boilerplate: a line that a good share of a source's documents have goes from all
 or paragraph that stands in several documents, of whatever source, stays in the preferred one and goes from the others.
 Both are places to cut where the text is read for learning, as redactions are; no text is written.
 
-The text is read twice: counters of hashes tell which passages can be common at all, and only of these are the places
-collected and counted exactly, by document.
+The text of a document is read once and for all: its lines and passages are kept, as hashes and places, beside the band
+index. Counters of hashes tell which can be common at all, and only these are counted exactly, by document.
 """
 
 # mypy: allow-untyped-defs
@@ -13,6 +13,10 @@ collected and counted exactly, by document.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -20,6 +24,7 @@ import pyarrow as pa
 from numba import njit
 
 from lm_core.corpus.config import DeduplicateConfig
+from lm_core.corpus.dedup.passage_store import UNIT, Segment, SegmentWriter, load_segments, save_segment
 from lm_core.corpus.dedup.search import Means
 from lm_core.corpus.dedup.shingles import mix
 from lm_core.corpus.dedup.sketch import text_buffers
@@ -73,7 +78,7 @@ def _units(offsets, data, sources, least_line, least_passage, lengths, out):
     """Find the lines and passages of all texts.
 
     Args:
-        sources: (texts,) uint64, number of each text's source; a line counts for its source alone.
+        sources: (texts,) uint64, hash of each text's source; a line counts for its source alone.
         least_line, least_passage: characters from which on one counts.
         lengths: (texts,) int64, filled with the characters of the texts.
         out: (hashes, rows, starts, ends) in characters with the newlines after it; filled from the front.
@@ -131,7 +136,7 @@ def _merged(rows, starts, ends, kinds):
 
 
 class _Reader:
-    """Units of the texts of a part, and the lengths of its texts."""
+    """Units of the texts of a part."""
 
     def __init__(self, sources: np.ndarray, config: DeduplicateConfig) -> None:
         self.sources = sources
@@ -139,7 +144,8 @@ class _Reader:
         self.least_line = config.min_boilerplate_characters if config.boilerplate_fraction is not None else never
         self.least_passage = config.min_passage_characters if config.max_passage_documents is not None else never
 
-    def __call__(self, part: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+    def __call__(self, part: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Rows of the texts, their lengths, how many units each has, and these."""
         rows, texts = part()
         offsets, data = text_buffers(texts)
         room = 3 * int(offsets[-1] - offsets[0]) // min(self.least_line, self.least_passage) + 4
@@ -147,49 +153,111 @@ class _Reader:
         lengths = np.empty(len(rows), np.int64)
         least = self.least_line, self.least_passage
         count = _units(offsets, data, self.sources[rows], *least, lengths, out)
-        hashes, owners, *places = (column[:count] for column in out)
-        return rows, lengths, hashes, (rows[owners], *places)
+        hashes, owners, starts, ends = (column[:count] for column in out)
+        units = np.empty(count, UNIT)
+        units["hash"], units["start"], units["end"] = hashes, starts, ends
+        return rows, lengths, np.bincount(owners, minlength=len(rows)), units
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The documents among n texts that were kept.
+
+    Attributes:
+        mask: (n,) bool.
+        ranks: (n,) int64, place of each row in the order of preference.
+        doc_ids: (n, 2) uint64.
+        sources: dictionary array, the source of each row.
+    """
+
+    mask: np.ndarray
+    ranks: np.ndarray
+    doc_ids: np.ndarray
+    sources: pa.Array
+
+    def rows_of(self, doc_ids: np.ndarray) -> np.ndarray:
+        """Row of each identity, -1 for one that is not among them or was not kept."""
+        rows = np.flatnonzero(self.mask)
+        rows = rows[np.argsort(self.doc_ids[rows, 0], kind="stable")]
+        if not len(rows):
+            return np.full(len(doc_ids), -1, np.int64)
+        places = np.minimum(np.searchsorted(self.doc_ids[rows, 0], doc_ids[:, 0]), len(rows) - 1)
+        return np.where((self.doc_ids[rows[places]] == doc_ids).all(axis=1), rows[places], -1)
+
+    def source_numbers(self) -> np.ndarray:
+        """(n,) int64, number of each row's source."""
+        numbers: np.ndarray = self.sources.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        return numbers
+
+    def source_hashes(self) -> np.ndarray:
+        """(n,) uint64, a hash of each row's source: the same in every corpus."""
+        digests = [hashlib.sha256(name.encode()).digest()[:8] for name in self.sources.dictionary.to_pylist()]
+        return np.frombuffer(b"".join(digests), np.uint64)[self.source_numbers()]
 
 
 def find_passages(
-    texts: Texts, kept: np.ndarray, ranks: np.ndarray, sources: pa.Array, num_bytes: int, config: DeduplicateConfig,
-    means: Means,
-) -> pa.Table:  # fmt: skip
-    """Places to cut from the texts of the rows where `kept` holds.
+    texts: Texts, kept: Kept, num_bytes: int, config: DeduplicateConfig, means: Means, *, store: Path, work: Path
+) -> pa.Table:
+    """Places to cut from the texts that were kept.
 
     Args:
-        ranks: (n,) int64, place of each row in the order of preference.
-        sources: dictionary array, the source of each row.
         num_bytes: length of all texts.
+        store: folder of what earlier runs have read; what is new is added.
+        work: an empty folder's place, for what is new.
 
     Returns:
         A table of row, kind, start, length (characters), in the order of row and start.
     """
-    numbers = sources.indices.to_numpy(zero_copy_only=False).astype(np.uint64)
-    read, lock = _Reader(numbers, config), Lock()
-    counters = np.zeros(_num_counters(num_bytes, means), np.uint8)
+    known = [(segment, kept.rows_of(segment.documents["id"])) for segment in load_segments(store)]
+    new = kept.mask.copy()
+    for _, rows in known:
+        new[rows[rows >= 0]] = False
+    if new.any():
+        fresh = _read_new(texts, new, kept, config, means, work)
+        known.append((fresh, kept.rows_of(fresh.documents["id"])))
     lengths = np.zeros(len(texts), np.int64)
-    common: list[tuple[np.ndarray, ...]] = []
+    for segment, rows in known:
+        lengths[rows[rows >= 0]] = segment.documents["length"][rows >= 0]
+    hashes, owners, starts, ends = _common(known, _num_counters(num_bytes, means))
+    numbers = kept.source_numbers()
+    documents_of_source = np.bincount(numbers[kept.mask], minlength=len(kept.sources.dictionary))
+    cut = _to_cut(hashes, owners, kept.ranks, documents_of_source[numbers[owners]], config)
+    found = _cuts(hashes[cut], owners[cut], starts[cut], ends[cut], lengths)
+    if new.any():
+        save_segment(work, store, alone=len(known) == 1)
+    return found
 
-    def count(part: Part) -> None:
-        rows, own_lengths, hashes, _ = read(part)
-        lengths[rows] = own_lengths
+
+def _read_new(
+    texts: Texts, new: np.ndarray, kept: Kept, config: DeduplicateConfig, means: Means, work: Path
+) -> Segment:
+    read, lock, writer = _Reader(kept.source_hashes(), config), Lock(), SegmentWriter(work)
+
+    def read_part(part: Part) -> None:
+        rows, lengths, counts, units = read(part)
         with lock:
-            _count(hashes, counters)
+            writer.write(kept.doc_ids[rows], lengths, counts, units)
 
-    def collect(part: Part) -> None:
-        _, _, hashes, places = read(part)
-        often = counters[(hashes >> np.uint64(1)) & np.uint64(len(counters) - 1)] > 1
-        common.append((hashes[often], *(column[often] for column in places)))
+    means.each(texts.parts(new), read_part, "parts")
+    return writer.finish()
 
-    parts = texts.parts(kept)
-    means.each(parts, count, "parts")
-    means.each(parts, collect, "parts")
-    empty = (np.empty(0, np.uint64), *(np.empty(0, np.int64) for _ in range(3)))
-    hashes, rows, starts, ends = (np.concatenate(columns) for columns in zip(empty, *common, strict=True))
-    documents_of_source = np.bincount(numbers[kept].astype(np.int64), minlength=len(sources.dictionary))
-    cut = _to_cut(hashes, rows, ranks, documents_of_source[numbers.astype(np.int64)[rows]], config)
-    return _cuts(hashes[cut], rows[cut], starts[cut], ends[cut], lengths)
+
+def _common(known: list[tuple[Segment, np.ndarray]], num_counters: int) -> tuple[np.ndarray, ...]:
+    """Hashes, rows, starts and ends of all units that may stand in more than one place."""
+    counters = np.zeros(num_counters, np.uint8)
+
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for segment, rows in known:
+            yield from segment.blocks(rows)
+
+    for units, _ in blocks():
+        _count(units["hash"].copy(), counters)
+    found = [(np.empty(0, np.uint64), *(np.empty(0, np.int64) for _ in range(3)))]
+    for units, owners in blocks():
+        often = counters[(units["hash"] >> np.uint64(1)) & np.uint64(num_counters - 1)] > 1
+        chosen = units[often]
+        found.append((chosen["hash"], owners[often], chosen["start"].astype(np.int64), chosen["end"].astype(np.int64)))
+    return tuple(np.concatenate(columns) for columns in zip(*found, strict=True))
 
 
 def _num_counters(num_bytes: int, means: Means) -> int:

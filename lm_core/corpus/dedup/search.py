@@ -1,7 +1,8 @@
 """The search for copies: sketch what is new, collapse equal texts, compare what shares a band, keep greedily.
 
-Memory is bounded whatever the corpus: texts are read part by part, twice (once to sketch, once for the shingles of
-those with company), and arrays that outgrow their share of the memory lie in files. Bands are searched one by one.
+Memory is bounded whatever the corpus: texts are read part by part, to sketch them and, where the shingles did not find
+room in memory, again for the shingles of those with company; arrays that outgrow their share lie in files. Bands are
+searched one by one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from lm_core.corpus.config import DeduplicateConfig
 from lm_core.corpus.dedup.containment import Samples, proposed_pairs
 from lm_core.corpus.dedup.greedy import Bounds, KnownPairs, ShingleSets, greedy_pass
 from lm_core.corpus.dedup.index import BandIndex
-from lm_core.corpus.dedup.shingles import shingle_sets
+from lm_core.corpus.dedup.shingles import distinct_shingles, shingle_sets
 from lm_core.corpus.dedup.sketch import Sketches, sketch, text_buffers
 from lm_core.corpus.dedup.texts import Part, Texts
 from lm_core.mapping import Mapper, in_threads
@@ -101,6 +102,25 @@ class Findings:
         return similarities
 
 
+@dataclass
+class AtHand:
+    """Shingles of texts that were sketched in this run, as far as their share of the memory goes.
+
+    Attributes:
+        parts: for each part of the texts its rows, where the shingles of each begin and end (rows + 1,), and these.
+    """
+
+    free_bytes: int
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+    def keep(self, rows: np.ndarray, found: Sketches) -> None:
+        """Keep the shingles of a part."""
+        if found.shingles is not None:
+            self.free_bytes -= found.shingles.nbytes
+            starts = np.concatenate([[0], np.cumsum(found.num_shingles)]).astype(np.int64)
+            self.parts.append((rows, starts, found.shingles))
+
+
 @dataclass(frozen=True)
 class Known:
     """What a band index knows of n documents: `rows` (n,) holds their rows in it, -1 for new ones."""
@@ -124,8 +144,10 @@ def find_duplicates(
         known: what need not be computed again.
     """
     known = known or Known(BandIndex.empty(config.num_bands), np.full(len(texts), -1, np.int64))
-    sketches = _sketches(texts, config, known, means)
-    keepers = _equal_texts(sketches.content, preference)
+    # What other machines have sketched stays there.
+    at_hand = AtHand(means.memory_bytes // 5 if means.mapper is None else 0, [])
+    sketches = _sketches(texts, config, known, means, at_hand)
+    keepers = equal_texts(sketches.content, preference)
     exact = keepers >= 0
     survivors = preference[~exact[preference]]
     containers = _containers(sketches.samples, survivors, config)
@@ -137,7 +159,7 @@ def find_duplicates(
     found = greedy_pass(
         sketches.keys[rows],
         places[containers],
-        lambda wanted: _load_sets(texts, rows, wanted, places, sketches.num_shingles, config, means),
+        lambda wanted: _load_sets(texts, rows, wanted, places, sketches.num_shingles, config, means, at_hand),
         known=_known_pairs(known, places),
         num_new=int((known.rows[rows] < 0).sum()),
         bounds=Bounds(
@@ -165,7 +187,7 @@ def _containers(samples: Samples, survivors: np.ndarray, config: DeduplicateConf
     return proposed_pairs(samples, ranks, config.containment_threshold)
 
 
-def _sketches(texts: Texts, config: DeduplicateConfig, known: Known, means: Means) -> Sketches:
+def _sketches(texts: Texts, config: DeduplicateConfig, known: Known, means: Means, at_hand: AtHand) -> Sketches:
     """Sketches of all texts: copied where they are known, computed where not."""
     count = len(texts)
     keys = means.array("keys", (count, config.num_bands), np.uint64)
@@ -184,16 +206,23 @@ def _sketches(texts: Texts, config: DeduplicateConfig, known: Known, means: Mean
         rows, found = result
         keys[rows], content[rows], num_shingles[rows] = found.keys, found.content, found.num_shingles
         new_samples.append(Samples(found.samples.values, rows[found.samples.rows]))
+        at_hand.keep(rows, found)
 
-    means.over(texts.parts(known.rows < 0), partial(_sketch_part, config=config), take, "parts")
+    work = partial(_sketch_part, config=config, at_hand=at_hand if at_hand.free_bytes else None)
+    means.over(texts.parts(known.rows < 0), work, take, "parts")
     return Sketches(content, keys, num_shingles, _known_samples(known).with_others(new_samples))
 
 
-def _sketch_part(part: Part, *, config: DeduplicateConfig) -> tuple[np.ndarray, Sketches]:
+def _sketch_part(part: Part, *, config: DeduplicateConfig, at_hand: AtHand | None) -> tuple[np.ndarray, Sketches]:
     rows, texts = part()
-    least = None if config.containment_threshold is None else config.min_contained_shingles
-    return rows, sketch(texts, shingle_tokens=config.shingle_tokens, num_bands=config.num_bands,
-                        band_rows=config.band_rows, min_sampled_shingles=least)  # fmt: skip
+    return rows, sketch(
+        texts,
+        shingle_tokens=config.shingle_tokens,
+        num_bands=config.num_bands,
+        band_rows=config.band_rows,
+        min_sampled_shingles=None if config.containment_threshold is None else config.min_contained_shingles,
+        keep_shingles=at_hand is not None and at_hand.free_bytes > 0,
+    )
 
 
 def _known_samples(known: Known) -> Samples:
@@ -203,7 +232,7 @@ def _known_samples(known: Known) -> Samples:
     return Samples(known.index.sample_values, known.index.sample_rows).renumbered(new_rows)
 
 
-def _equal_texts(content: np.ndarray, preference: np.ndarray) -> np.ndarray:
+def equal_texts(content: np.ndarray, preference: np.ndarray) -> np.ndarray:
     """For each text the preferred of those equal to it; -1 for this one itself."""
     ranks = np.empty(len(preference), np.int64)
     ranks[preference] = np.arange(len(preference))
@@ -245,9 +274,9 @@ def _known_pairs(known: Known, places: np.ndarray) -> KnownPairs:
 
 def _load_sets(
     texts: Texts, rows: np.ndarray, wanted: np.ndarray, places: np.ndarray, num_shingles: np.ndarray,
-    config: DeduplicateConfig, means: Means,
+    config: DeduplicateConfig, means: Means, at_hand: AtHand,
 ) -> ShingleSets:  # fmt: skip
-    """Shingle sets of the documents rows[wanted]."""
+    """Shingle sets of the documents rows[wanted]: from the shingles at hand, and of the others from their texts."""
     room = np.where(wanted, num_shingles[rows], 0)
     starts = np.concatenate([[0], np.cumsum(room)]).astype(np.int64)
     shingles = means.array("shingles", (int(starts[-1]),), np.uint64)
@@ -263,8 +292,25 @@ def _load_sets(
             lengths[place] = length
             begin += length
 
+    for result in in_threads(means.num_threads)(partial(_sets_at_hand, mask=mask), at_hand.parts):
+        take(result)
+    for part_rows, _, _ in at_hand.parts:
+        mask[part_rows] = False
     means.over(texts.parts(mask), partial(_sets_of_part, shingle_tokens=config.shingle_tokens), take, "parts")
     return ShingleSets(shingles, starts, lengths)
+
+
+def _sets_at_hand(
+    part: tuple[np.ndarray, np.ndarray, np.ndarray], *, mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `_sets_of_part`, of the rows of a mask."""
+    rows, given_starts, given = part
+    chosen = np.flatnonzero(mask[rows])
+    starts = np.concatenate([[0], np.cumsum(np.diff(given_starts)[chosen])]).astype(np.int64)
+    room, lengths = np.empty(starts[-1], np.uint64), np.empty(len(chosen), np.int64)
+    distinct_shingles(given, given_starts, chosen, starts, room, lengths)
+    sets = [room[begin : begin + length] for begin, length in zip(starts[:-1], lengths, strict=True)]
+    return rows[chosen], lengths, np.concatenate([np.empty(0, np.uint64), *sets])
 
 
 def _sets_of_part(part: Part, *, shingle_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

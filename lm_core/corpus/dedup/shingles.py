@@ -173,10 +173,34 @@ def shingle_sets(offsets, data, table, size, starts, shingles, lengths):
         count = token_hashes(data, offsets[row], offsets[row + 1], table, tokens)
         own = shingles[starts[row] : starts[row + 1]]
         total = shingle_hashes(tokens, count, size, own)
-        sort_hashes(own[:total], tokens[:total])
-        length = 0
-        for index in range(total):
-            if length == 0 or own[index] != own[length - 1]:
-                own[length] = own[index]
-                length += 1
-        lengths[row] = length
+        lengths[row] = _distinct(own[:total], tokens[:total])
+
+
+@njit(nogil=True, cache=True)
+def _distinct(values, scratch):
+    """Sort values in place and move the distinct ones to the front; returns how many there are."""
+    sort_hashes(values, scratch)
+    length = 0
+    for index in range(len(values)):
+        if length == 0 or values[index] != values[length - 1]:
+            values[length] = values[index]
+            length += 1
+    return length
+
+
+@njit(nogil=True, cache=True)
+def distinct_shingles(given, given_starts, chosen, starts, shingles, lengths):
+    """Sorted distinct shingles of some texts whose shingles are at hand.
+
+    Args:
+        given: shingles of all texts, those of text i in given[given_starts[i] : given_starts[i + 1]].
+        chosen: numbers of the texts wanted.
+        starts: (chosen + 1,) int64, where the set of each goes in `shingles`.
+        lengths: (chosen,) int64, filled with the sizes of the sets.
+    """
+    scratch = np.empty(len(shingles), np.uint64)
+    for number in range(len(chosen)):
+        text = chosen[number]
+        own = shingles[starts[number] : starts[number + 1]]
+        own[:] = given[given_starts[text] : given_starts[text + 1]]
+        lengths[number] = _distinct(own, scratch[: len(own)])

@@ -64,11 +64,12 @@ def _minhash(shingles, count, factors, addends, minima):
 
 
 @njit(nogil=True, cache=True)
-def _band_keys(offsets, data, table, size, functions, keys, num_shingles, least, samples, owners):
+def _band_keys(offsets, data, table, size, functions, keys, num_shingles, kept, least, samples, owners):
     """Band keys (rows, bands) of all texts; a text without shingles has num_shingles 0 and meaningless keys.
 
     Args:
         functions: (factors, addends) of the MinHash functions.
+        kept: filled from the front with all shingles of all texts, unless it is empty.
         least: texts of fewer shingles are not sampled.
         samples, owners: filled from the front with sampled shingles and the places of their texts.
 
@@ -76,18 +77,19 @@ def _band_keys(offsets, data, table, size, functions, keys, num_shingles, least,
         How many shingles were sampled.
     """
     factors, addends = functions
-    num_samples = 0
-    longest = 0
+    num_samples = num_kept = longest = 0
     for row in range(len(offsets) - 1):
         longest = max(longest, offsets[row + 1] - offsets[row])
     tokens = np.empty(longest + 1, np.uint64)
-    shingles = np.empty(longest + 1, np.uint64)
+    scratch = np.empty(longest + 1, np.uint64)
     minima = np.empty(len(factors), np.uint32)
     num_bands = keys.shape[1]
     width = len(factors) // num_bands
     for row in range(len(offsets) - 1):
         count = token_hashes(data, offsets[row], offsets[row + 1], table, tokens)
+        shingles = kept[num_kept:] if len(kept) else scratch
         total = shingle_hashes(tokens, count, size, shingles)
+        num_kept += total if len(kept) else 0
         num_shingles[row] = total
         _minhash(shingles, total, factors, addends, minima)
         if total >= least:
@@ -114,12 +116,14 @@ class Sketches:
         keys: (rows, bands) uint64.
         num_shingles: (rows,) int64, 0 for a text without any letter or digit.
         samples: sampled shingles, for the search for contained texts.
+        shingles: all shingles of all texts, one text after the other, where they were asked for.
     """
 
     content: np.ndarray
     keys: np.ndarray
     num_shingles: np.ndarray
     samples: Samples
+    shingles: np.ndarray | None = None
 
 
 def text_buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -129,6 +133,14 @@ def text_buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     positions = np.frombuffer(offsets, np.int64 if wide else np.int32)[texts.offset : texts.offset + len(texts) + 1]
     content = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
     return positions.astype(np.int64), content
+
+
+def content_hashes(texts: pa.Array) -> np.ndarray:
+    """128-bit hash (texts, 2) of the bytes of each text: equal texts have equal ones."""
+    offsets, data = text_buffers(texts)
+    hashes = np.empty((len(texts), 2), np.uint64)
+    _content_hashes(offsets, data, hashes)
+    return hashes
 
 
 def hash_functions(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -144,26 +156,35 @@ def hash_functions(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sketch(
-    texts: pa.Array, *, shingle_tokens: int, num_bands: int, band_rows: int, min_sampled_shingles: int | None = None
+    texts: pa.Array,
+    *,
+    shingle_tokens: int,
+    num_bands: int,
+    band_rows: int,
+    min_sampled_shingles: int | None = None,
+    keep_shingles: bool = False,
 ) -> Sketches:
     """Sketch each text of a string array.
 
     Args:
         min_sampled_shingles: texts of fewer shingles are not sampled; None samples none.
+        keep_shingles: return all shingles too.
     """
     offsets, data = text_buffers(texts)
     functions = hash_functions(num_bands * band_rows)
-    content = np.empty((len(texts), 2), np.uint64)
     keys = np.empty((len(texts), num_bands), np.uint64)
     num_shingles = np.empty(len(texts), np.int64)
-    _content_hashes(offsets, data, content)
     # A token takes a byte and a separator at least, or more than one byte; only the pages that are filled cost memory.
-    room = 0 if min_sampled_shingles is None else int(offsets[-1] - offsets[0] + len(texts)) // 2 + len(texts)
+    most = int(offsets[-1] - offsets[0] + len(texts)) // 2 + len(texts)
+    room = 0 if min_sampled_shingles is None else most
     samples, owners = np.empty(room, np.uint64), np.empty(room, np.int64)
     least = min_sampled_shingles if min_sampled_shingles is not None else 1 << 62
-    count = _band_keys(offsets, data, character_table(), shingle_tokens, functions, keys, num_shingles, least,
+    kept = np.empty(most if keep_shingles else 0, np.uint64)
+    count = _band_keys(offsets, data, character_table(), shingle_tokens, functions, keys, num_shingles, kept, least,
                        samples, owners)  # fmt: skip
-    return Sketches(content, keys, num_shingles, _distinct(samples[:count], owners[:count]))
+    found = _distinct(samples[:count], owners[:count])
+    shingles = kept[: num_shingles.sum()] if keep_shingles else None
+    return Sketches(content_hashes(texts), keys, num_shingles, found, shingles)
 
 
 def _distinct(values: np.ndarray, rows: np.ndarray) -> Samples:
