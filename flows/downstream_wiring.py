@@ -31,7 +31,7 @@ from lm_core.downstream.task import Task
 from lm_core.downstream.tasks.registry import declared_tasks, find_tasks
 from lm_core.downstream.variants import variants_of
 
-SMOKE_ITEMS, SMOKE_STEPS, SMOKE_TOKENS, SMOKE_RESAMPLES = 24, 2, 8, 200
+SMOKE_ITEMS, SMOKE_STEPS, SMOKE_TOKENS, SMOKE_RESAMPLES, SMOKE_BATCH_TOKENS = 8, 2, 4, 200, 256
 # An ablation is about few examples: with many of them nothing has to be regularised.
 ABLATION_ITEMS, ABLATION_EPOCHS = 400, 8.0
 MIXTURE = "mixture"
@@ -94,8 +94,10 @@ def read(task: Task, config: DownstreamConfig, run: Run, held_out: HeldOut) -> D
 
 
 def hold_out(config: DownstreamConfig, run: Run) -> HeldOut:
-    """The held-out items of all tasks in the data folder; of data sets of the hub there are none."""
-    settings = HoldOutConfig() if config.data == HUB else HoldOutConfig(data=config.data, tasks=config.tasks)
+    """The held-out items of all tasks in the data folder; none of data sets of the hub, nor where nothing is learnt."""
+    settings = (
+        HoldOutConfig() if config.data == HUB or config.smoke else HoldOutConfig(data=config.data, tasks=config.tasks)
+    )
     return run(stages.HOLD_OUT, settings, label="hold out")
 
 
@@ -135,7 +137,14 @@ def _score_preference(
     )
     settings = PreferConfig(task=task.name, optimization=optimization)
     if config.smoke:
-        settings = settings.model_copy(update={"max_steps": SMOKE_STEPS, "max_pairs": SMOKE_ITEMS})
+        few = {"batch_tokens": SMOKE_BATCH_TOKENS, "micro_batch_tokens": SMOKE_BATCH_TOKENS}
+        settings = settings.model_copy(
+            update={
+                "max_steps": SMOKE_STEPS,
+                "max_pairs": SMOKE_ITEMS,
+                "optimization": optimization.model_copy(update=few),
+            }
+        )
     tuned, random = (
         run(stages.PREFER, settings, label=f"prefer {name}", base=one, examples=examples)
         for name, one in zip((task.name, f"{task.name} from random weights"), pair, strict=True)
@@ -182,8 +191,9 @@ def finetune_settings(task: Task, config: DownstreamConfig) -> FinetuneConfig:
     """The general settings with the task's own budget and recipe."""
     recipe = {name: value for name, value in task.recipe.model_dump().items() if value is not None}
     of_optimizer = type(config.finetune.optimization).model_fields
+    batch_tokens = min(task.batch_tokens, SMOKE_BATCH_TOKENS) if config.smoke else task.batch_tokens
     optimization = config.finetune.optimization.model_copy(
-        update={"batch_tokens": task.batch_tokens, "micro_batch_tokens": task.batch_tokens}
+        update={"batch_tokens": batch_tokens, "micro_batch_tokens": batch_tokens}
         | {name: value for name, value in recipe.items() if name in of_optimizer}
     )
     return config.finetune.model_copy(
@@ -192,6 +202,7 @@ def finetune_settings(task: Task, config: DownstreamConfig) -> FinetuneConfig:
             "loss_on": task.loss_on,
             "num_epochs": task.num_epochs,
             "max_steps": SMOKE_STEPS if config.smoke else task.max_steps,
+            "guard_tokens": SMOKE_BATCH_TOKENS if config.smoke else config.finetune.guard_tokens,
             "optimization": optimization,
         }
         | {name: value for name, value in recipe.items() if name not in of_optimizer}
