@@ -7,8 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_contracts.gate import QUARANTINE
-from data_contracts.schemas import DOCUMENTS, FATES, REJECTED, SPLIT_OF_DOCUMENT
+from data_contracts.schemas import DOCUMENTS, FATES, QUARANTINE, REJECTED, SPLIT_OF_DOCUMENT
 from lm_core.artifact import Checkpoint, Corpus, Decisions, DownstreamData, TokenDataset, Tokenizer, ValidCorpus
 from lm_core.downstream.config import PrepareConfig
 from lm_core.downstream.prepare import prepare
