@@ -15,24 +15,34 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 
 class LanguageModel(PythonModel):
-    """Completes prompts. `model_input` has a column `prompt`; the answer is a column `text`."""
+    """Completes prompts, or names their labels where it was fine-tuned to do so.
+
+    `model_input` has a column `prompt`; the answer is a column `text`.
+    """
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load weights and tokenizer on the CPU."""
+        from lm_core.downstream.labeller import Labeller, has_labels
         from lm_core.model.conversation import Speaker
 
-        self.speaker = Speaker(Path(context.artifacts["checkpoint"]), device="cpu")
+        folder = Path(context.artifacts["checkpoint"])
+        self.labeller = Labeller(folder) if has_labels(folder) else None
+        self.speaker = Speaker(folder, device="cpu")
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Complete each prompt.
+        """Complete each prompt, or name its label.
 
         Args:
             context: not used beyond `load_context`.
             model_input: rows with a column `prompt`.
-            params: max_new_tokens, temperature, top_k (0: off), top_p, min_p, repetition_penalty, seed.
+            params: max_new_tokens, temperature, top_k (0: off), top_p, min_p, repetition_penalty, seed; none of them
+                counts for labels.
         """
+        if self.labeller is not None:
+            named = self.labeller([str(prompt) for prompt in model_input["prompt"]])
+            return pd.DataFrame({"text": [label for label, _ in named]})
         given = params or {}
         texts = self.speaker.complete_all(
             [str(prompt) for prompt in model_input["prompt"]],

@@ -69,7 +69,8 @@ def finetune(
         [item for task in tasks_of(config) for item in read_items(examples, corpus, task, "validation", build.runtime)],
         load_tokenizer(base.file("tokenizer.json")),
     )
-    models, statistics = [], {}
+    models: list[LanguageModel] = []
+    statistics: dict[str, Any] = {}
     for place in range(config.members):
         model, figures = _train_member(member_build(build, place), config, place, base, data)
         models.append(model)

@@ -80,7 +80,7 @@ def _summary(
     others = [name for name in by_item if name != PLAIN]
     p_values = [_p_value(metric, by_item[name], plain, how, clustered) for name in others]
     adjusted = dict(zip(others, holm(p_values), strict=True))
-    rows = {PLAIN: interval_of(plain, how, clustered).as_dict()}
+    rows: dict[str, dict[str, Any]] = {PLAIN: interval_of(plain, how, clustered).as_dict()}
     for name, p_value in zip(others, p_values, strict=True):
         own = by_item[name]
         rows[name] = interval_of(own, how, clustered).as_dict() | {
