@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 from torch.nn import functional as F  # noqa: N812, the field's name for it
 from torch.utils.checkpoint import checkpoint
 
+from lm_core.model import fused
 from lm_core.model.attention import cached_attention, causal_attention
 from lm_core.model.language_model import LanguageModel
 from lm_core.training.config import ModelConfig
@@ -89,33 +88,14 @@ class RMSNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        if not torch.is_grad_enabled():
-            return F.rms_norm(x.float(), self.weight.shape, self.weight, self.epsilon).to(dtype)
-        out: Tensor = _RMSNorm.apply(x, self.weight, self.epsilon, dtype)
-        return out
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.epsilon).to(dtype)
 
-
-class _RMSNorm(Function):
-    """With the backward pass written out: autograd's takes four times as long on a CPU."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
-        x32 = x.float()
-        inverse = torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + epsilon)
-        normal = x32 * inverse
-        ctx.save_for_backward(normal, inverse, weight)
-        ctx.dtype = x.dtype
-        return (weight * normal).to(dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        normal, inverse, weight = ctx.saved_tensors
-        d_out = gradients[0].float()
-        product = d_out * normal
-        d_weight = product.flatten(0, -2).sum(0)
-        mean = (product @ weight)[..., None] / len(weight)
-        d_x = torch.addcmul(d_out * weight, normal, mean, value=-1).mul_(inverse)
-        return d_x.to(ctx.dtype), d_weight, None, None
+    def after(self, x: Tensor, branch: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The stream x with what a branch adds to it, and its norm."""
+        if fused.can_fuse(x):
+            return fused.add_norm(x, branch, self.weight, self.epsilon, dtype)
+        x = x if branch is None else x + branch
+        return x, self(x, dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -129,7 +109,8 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.epsilon = layer, config.norm_epsilon
+        self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         self.head_width = config.width_of_heads
         d_q, d_kv = config.num_heads * self.head_width, config.num_kv_heads * self.head_width
         self.q_proj = Linear(config.d_model, d_q)
@@ -143,12 +124,7 @@ class Attention(nn.Module):
             self.q_norm, self.k_norm = None, None
 
     def forward(self, x: Tensor, positions: Positions) -> Tensor:
-        heads = (*x.shape[:2], -1, self.head_width)
-        q, k, v = self.q_proj(x).view(heads), self.k_proj(x).view(heads), self.v_proj(x).view(heads)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q, x.dtype), self.k_norm(k, x.dtype)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        q, k = rotate(q, positions.cos, positions.sin), rotate(k, positions.cos, positions.sin)
+        q, k, v = self._fused_heads(x, positions) if fused.can_fuse(x) else self._heads(x, positions)
         if positions.cache is not None:
             k, v = positions.cache.extend(self.layer, k, v)
         if positions.visible is None and k.shape[2] == q.shape[2]:
@@ -156,6 +132,24 @@ class Attention(nn.Module):
         else:
             out = cached_attention(q, k, v, positions.visible)
         return self.o_proj(out.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, K), keys and values (B, H_kv, T, K)."""
+        heads = (*x.shape[:2], -1, self.head_width)
+        q, k, v = self.q_proj(x).view(heads), self.k_proj(x).view(heads), self.v_proj(x).view(heads)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q, x.dtype), self.k_norm(k, x.dtype)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        return rotate(q, positions.cos, positions.sin), rotate(k, positions.cos, positions.sin), v
+
+    def _fused_heads(self, x: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
+        qkv = fused.project(x, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
+        q_weight = None if self.q_norm is None else self.q_norm.weight
+        k_weight = None if self.k_norm is None else self.k_norm.weight
+        return fused.heads(
+            qkv, q_weight, k_weight, self.epsilon, positions.cos, positions.sin,
+            num_q=self.num_heads, num_k=self.num_kv_heads,
+        )  # fmt: skip
 
 
 class FeedForward(nn.Module):
@@ -169,11 +163,16 @@ class FeedForward(nn.Module):
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor) -> Tensor:
+        if fused.can_fuse(x) and self.activation is F.silu:
+            return self.down_proj(fused.swiglu(fused.project(x, self.gate_proj.weight, self.up_proj.weight)))
         return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Block(nn.Module):
-    """One layer: attention and feed-forward, each on the normalised stream and added back to it."""
+    """One layer: attention and feed-forward, each on the normalised stream and added back to it.
+
+    What the feed-forward adds is left to the next norm, which reads the stream anyway.
+    """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -183,9 +182,14 @@ class Block(nn.Module):
         self.mlp = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, positions: Positions, dtype: torch.dtype) -> Tensor:
-        x = x + self.dropout(self.self_attn(self.input_layernorm(x, dtype), positions))
-        return x + self.dropout(self.mlp(self.post_attention_layernorm(x, dtype)))
+    def forward(
+        self, x: Tensor, branch: Tensor | None, positions: Positions, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Stream (B, T, D) fp32 and what is still to be added to it, after this layer."""
+        x, normed = self.input_layernorm.after(x, branch, dtype)
+        branch = self.dropout(self.self_attn(normed, positions))
+        x, normed = self.post_attention_layernorm.after(x, branch, dtype)
+        return x, self.dropout(self.mlp(normed))
 
 
 class Decoder(LanguageModel):
@@ -219,16 +223,17 @@ class Decoder(LanguageModel):
             after_block: (layer, stream) -> stream, what another source adds to the stream (B, T, D) after each block.
         """
         positions = self._positions(x, cache)
+        branch: Tensor | None = None
         for layer, block in enumerate(self.layers):
             if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, positions, self.compute_dtype, use_reentrant=False)
+                x, branch = checkpoint(block, x, branch, positions, self.compute_dtype, use_reentrant=False)
             else:
-                x = block(x, positions, self.compute_dtype)
+                x, branch = block(x, branch, positions, self.compute_dtype)
             if after_block is not None:
-                x = after_block(layer, x)
+                x, branch = after_block(layer, x + branch), None
         if cache is not None:
             cache.length += x.shape[1]
-        return self.norm(x, self.compute_dtype)
+        return self.norm.after(x, branch, self.compute_dtype)[1]
 
     def new_cache(self, start: Tensor, max_length: int) -> Cache:
         """An empty cache for rows whose real tokens begin at `start` (B,)."""

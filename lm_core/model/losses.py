@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from lm_core.model.fused import suits
+from lm_core.model.kernels import cross_entropy, over_rows
+
 IGNORE = -100
-CHUNK_LOGITS = 1 << 20  # 4 MiB of fp32: what a core's share of the cache holds
+CHUNK_LOGITS = 1 << 21  # more rows spare passes over the gradient of the matrix, fewer stay in the cache
 
 
 def _chunk_rows(vocab_size: int) -> int:
@@ -29,15 +32,13 @@ class _ChunkedCrossEntropy(Function):
         total = hidden.new_zeros((), dtype=torch.float32)
         d_hidden = torch.empty_like(rows)
         d_matrix = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
-        for start in range(0, len(rows), _chunk_rows(len(weight))):
-            part = slice(start, start + _chunk_rows(len(weight)))
-            log_p = torch.log_softmax((rows[part] @ matrix.T).float(), 1)
-            wanted = targets[part, None]
-            total -= (1 - smooth) * log_p.gather(1, wanted).sum()
-            if smooth:
-                total -= smooth * log_p.mean(1).sum()
-            d_logits = log_p.exp_().sub_(smooth / len(weight)) if smooth else log_p.exp_()
-            d_logits = d_logits.scatter_add_(1, wanted, d_logits.new_full(wanted.shape, smooth - 1)).to(dtype)
+        gradient = _gradient_in_one_pass if suits(rows) else _gradient
+        buffer = rows.new_empty(min(len(rows), _chunk_rows(len(weight))), len(weight))
+        for start in range(0, len(rows), len(buffer)):
+            part = slice(start, start + len(buffer))
+            logits = torch.mm(rows[part], matrix.T, out=buffer[: len(rows) - start])
+            losses, d_logits = gradient(logits, targets[part], smooth)
+            total += losses
             torch.mm(d_logits, matrix, out=d_hidden[part])
             d_matrix += d_logits.T @ rows[part]
         ctx.save_for_backward(d_hidden, d_matrix)
@@ -49,6 +50,25 @@ class _ChunkedCrossEntropy(Function):
         (d_total,) = gradients
         d_hidden, d_matrix = ctx.saved_tensors
         return d_hidden.to(ctx.dtypes[0]) * d_total, d_matrix.to(ctx.dtypes[1]) * d_total, None, None, None
+
+
+def _gradient(logits: Tensor, targets: Tensor, smooth: float) -> tuple[Tensor, Tensor]:
+    """Summed loss of a chunk, and its gradient by the logits (N, V)."""
+    log_p = torch.log_softmax(logits.float(), 1)
+    wanted = targets[:, None]
+    loss = (smooth - 1) * log_p.gather(1, wanted).sum()
+    if smooth:
+        loss -= smooth * log_p.mean(1).sum()
+    d_logits = log_p.exp_().sub_(smooth / logits.shape[1]) if smooth else log_p.exp_()
+    d_logits.scatter_add_(1, wanted, d_logits.new_full(wanted.shape, smooth - 1))
+    return loss, d_logits.to(logits.dtype)
+
+
+def _gradient_in_one_pass(logits: Tensor, targets: Tensor, smooth: float) -> tuple[Tensor, Tensor]:
+    """The same on a CPU; the gradient takes the place of the logits."""
+    losses = torch.empty(len(logits))
+    over_rows(cross_entropy, len(logits), logits, targets.contiguous(), smooth, losses)
+    return losses.sum(), logits
 
 
 def cross_entropy_sum(
