@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import ClassVar
@@ -40,15 +41,16 @@ def write_epub(path, **changes):
                 archive.writestr(name, content)
 
 
-def write_pdf(path, words):
+def write_pdf(path, words, *, packed=False):
     """A PDF of one page, written by hand: objects, then the table of their offsets."""
     stream = f"BT /F1 12 Tf 72 700 Td ({words}) Tj ET".encode()
+    stream, how = (zlib.compress(stream, 1), b"/Filter /FlateDecode ") if packed else (stream, b"")
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
         b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
         b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R "
         b"/Resources << /Font << /F1 5 0 R >> >> >>",
-        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
+        b"<< %s/Length %d >>\nstream\n%s\nendstream" % (how, len(stream), stream),
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
     ]  # fmt: skip
     content, places = b"%PDF-1.4\n", []
@@ -96,6 +98,17 @@ def test_pdfs_whole_and_broken(tmp_path):
     assert [row["text"] for row in documents] == ["Words on a page."] * 2
     assert rejected == {"fake.pdf": "unreadable_file"}
     assert statistics["book_pages"] == {"pdf": 2}
+
+
+@pytest.mark.slow
+def test_a_pdf_that_swells_beyond_the_memory_of_its_reader_costs_itself(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_pdf(folder / "bomb.pdf", "word " * 60_000_000, packed=True)
+    write_pdf(folder / "packed.pdf", "Words on a page.", packed=True)
+    documents, rejected, _ = read(tmp_path, LocalFiles(path=str(folder)))
+    assert [row["text"] for row in documents] == ["Words on a page."]
+    assert rejected == {"bomb.pdf": "unreadable_file"}
 
 
 def test_real_books_lose_their_licence_and_keep_their_text(tmp_path, data_bundle):

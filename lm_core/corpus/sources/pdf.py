@@ -53,5 +53,6 @@ def _ask(path: Path, max_bytes: int) -> dict:
         return {"reason": "too_slow", "detail": f"more than {_TIMEOUT_SECONDS} seconds"}
     if done.returncode != 0:
         last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        return {"reason": "unreadable_file", "detail": last or f"the reader ended with {done.returncode}"}
+        ended = f"the reader ended with {done.returncode}, perhaps for want of memory: a file may take 512 MB"
+        return {"reason": "unreadable_file", "detail": last or ended}
     return dict(json.loads(done.stdout))

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 
-_MAX_MEMORY_BYTES = 2_000_000_000
+_MAX_MEMORY_BYTES = 512_000_000
 _DATE = re.compile(r"D:(\d{4})(\d{2})?(\d{2})?")
 
 
