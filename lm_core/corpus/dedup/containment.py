@@ -30,7 +30,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 
 @dataclass(frozen=True)
 class Samples:
-    """Sampled shingles of some documents, in the order of (value, row).
+    """Sampled shingles of some documents, in the order of their values; documents that share one stand in any order.
 
     Attributes:
         values: (s,) uint64; rows: (s,) int64, the document of each.
@@ -48,25 +48,18 @@ class Samples:
         """The same with new_rows[row] in the place of each row; rows whose new number is -1 are left out."""
         rows = new_rows[self.rows]
         left = rows >= 0
-        values, rows = np.asarray(self.values)[left], rows[left]
-        # Renumbering may turn equal values around, and their order is part of the meaning.
-        same = np.flatnonzero(values[1:] == values[:-1])
-        if (rows[same] > rows[same + 1]).any():
-            order = np.lexsort((rows, values))
-            return Samples(values[order], rows[order])
-        return Samples(values, rows)
+        return Samples(np.asarray(self.values)[left], rows[left])
 
     def with_others(self, others: Sequence[Samples]) -> Samples:
         """These and others, of other documents and in any order, merged."""
         values = np.concatenate([np.empty(0, np.uint64), *(other.values for other in others)])
         rows = np.concatenate([np.empty(0, np.int64), *(other.rows for other in others)])
-        order = np.lexsort((rows, values))
+        order = np.argsort(values)
         values, rows = values[order], rows[order]
         if not len(self.values):
             return Samples(values, rows)
-        places = np.searchsorted(self.values, values, side="right")
-        merged = Samples(np.insert(self.values, places, values), np.insert(self.rows, places, rows))
-        return merged.renumbered(np.arange(int(merged.rows.max(initial=-1)) + 1))
+        places = np.searchsorted(self.values, values)
+        return Samples(np.insert(self.values, places, values), np.insert(self.rows, places, rows))
 
 
 @njit(nogil=True, cache=True)
