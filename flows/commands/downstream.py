@@ -131,12 +131,16 @@ def _run(
     from flows.downstream_wiring import DownstreamConfig
     from flows.pipeline import display_in_use
     from flows.presets import laptop
+    from lm_core.errors import UserError
     from lm_core.runtime import Runtime
     from tasks import registry, servers
     from tasks.display import Display
 
     servers.wait(found["mlflow"], options.workspace)
     version = registry.find_version(*model_and_version(options))
+    for setting in options.settings:
+        if not setting.startswith("finetune."):
+            raise UserError(f"--set {setting}: here only settings of finetune have an effect")
     settings = load_config(laptop(), settings=options.settings)
     config = DownstreamConfig(
         tasks=tuple(tasks),
