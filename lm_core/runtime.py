@@ -14,6 +14,7 @@ from typing import Literal
 from lm_core.errors import UserError
 
 STRATEGIES = ("ddp", "fsdp")
+RUNNERS = ("local", "ray")
 
 
 def usable_cpus() -> int:
@@ -69,6 +70,14 @@ def _default_processes() -> int:
     return 1 if number is None else int(number)
 
 
+def _default_runner() -> str:
+    return os.environ.get("MILLRACE_RUNNER", RUNNERS[0])
+
+
+def _default_ray_address() -> str | None:
+    return os.environ.get("RAY_ADDRESS") or None
+
+
 def _default_strategy() -> str:
     return os.environ.get("MILLRACE_STRATEGY", STRATEGIES[0])
 
@@ -100,6 +109,8 @@ class Runtime:
         memory_limit_bytes: what DuckDB may use before it spills to disk.
         num_processes: processes that pretrain together, one device each; of the same batch, so of the same model.
         strategy: how they share the model: "ddp" (each holds all of it) or "fsdp" (each holds a part).
+        runner: where the parts of data stages are worked on: "local" (threads of this process) or "ray".
+        ray_address: of a Ray cluster; None starts one on this machine for the time of each stage.
         tariff: prices for the estimates of energy and cost.
     """
 
@@ -110,9 +121,13 @@ class Runtime:
     memory_limit_bytes: int = 1_000_000_000
     num_processes: int = field(default_factory=_default_processes)
     strategy: str = field(default_factory=_default_strategy)
+    runner: str = field(default_factory=_default_runner)
+    ray_address: str | None = field(default_factory=_default_ray_address)
     tariff: Tariff = field(default_factory=Tariff)
 
     def __post_init__(self) -> None:
+        if self.runner not in RUNNERS:
+            raise UserError(f"runner={self.runner} (MILLRACE_RUNNER) is not known; it is one of {', '.join(RUNNERS)}")
         if self.strategy not in STRATEGIES:
             raise UserError(f"strategy={self.strategy} is not known; it is one of {', '.join(STRATEGIES)}")
         if self.num_processes < 1:

@@ -280,11 +280,13 @@ class Store:
         inputs: Mapping[str, Artifact],
         progress: Progress = silent,
         on_start: Callable[[Build], None] | None = None,
+        mapper: Mapper | None = None,
     ) -> tuple[ArtifactT, bool]:
         """Return the artifact of (stage, config, inputs), making it first if need be.
 
         Args:
             on_start: called once when the artifact has to be made, before its stage begins.
+            mapper: who works on the stage's parts; threads of this process when there is none.
 
         Returns:
             The handle, and whether it was found (True) rather than made (False).
@@ -306,7 +308,7 @@ class Store:
             if found:
                 return found, True
             with disk_errors(self.runtime.workspace):
-                return self._make(stage, config, fingerprint, inputs, external, progress, on_start), False
+                return self._make(stage, config, fingerprint, inputs, external, progress, on_start, mapper), False
 
     def _make(
         self,
@@ -317,6 +319,7 @@ class Store:
         external: Mapping[str, str],
         progress: Progress,
         on_start: Callable[[Build], None] | None,
+        mapper: Mapper | None,
     ) -> ArtifactT:
         staging = self.runtime.workspace / "staging" / uuid.uuid4().hex
         work = self.runtime.workspace / "work" / stage.name / fingerprint
@@ -325,7 +328,7 @@ class Store:
         started = time.time()
         try:
             published = self.folder(stage.name, fingerprint)
-            build = Build(staging, work, self.runtime, progress, published)
+            build = Build(staging, work, self.runtime, progress, published, mapper)
             if on_start:
                 on_start(build)
             statistics = dict(stage.load()(build, config, **inputs))

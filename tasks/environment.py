@@ -42,6 +42,12 @@ def prepare_environment(workspace: Path, *, debug: bool = False) -> None:
     os.environ["MILLRACE_WORKSPACE"] = str(workspace)
 
 
+def use_runner(runner: str | None) -> None:
+    """Where this run works on the parts of data stages, where the command line says it."""
+    if runner is not None:
+        os.environ["MILLRACE_RUNNER"] = runner
+
+
 def use_processes(number: int | None, strategy: str | None) -> None:
     """How many processes this run pretrains with, where the command line says it."""
     if number is not None:

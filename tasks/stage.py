@@ -21,6 +21,7 @@ from lm_core.store import Build, Stage, Store, git_commit
 from tasks.acceptance import accept
 from tasks.display import Display, amount, describe, duration
 from tasks.gates import gated
+from tasks.ray_parts import mapper_of
 from tasks.reports import Report, report_on, report_path, summary_of
 from tasks.tracking import Journal
 
@@ -107,7 +108,8 @@ class StageRunner:
             self.journal.start_forwarder()
 
         try:
-            artifact, cached = self.store.build(gated(stage), config, inputs, self._progress(name), begin)
+            with mapper_of(self.runtime, name) as mapper:
+                artifact, cached = self.store.build(gated(stage), config, inputs, self._progress(name), begin, mapper)
         except BaseException:
             if run_key:
                 self.journal.end(run_key, "FAILED")

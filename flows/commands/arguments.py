@@ -42,6 +42,13 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
 
 
+def add_runner(parser: argparse.ArgumentParser) -> None:
+    """Where the parts of the data stages are worked on; no part of what they make."""
+    parser.add_argument("--runner", choices=("local", "ray"),
+                        help="where parts of the data stages are worked on: local threads, or tasks on a Ray cluster "
+                        "(RAY_ADDRESS names it; default: local)")  # fmt: skip
+
+
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """How many processes pretrain together; no part of what they make."""
     parser.add_argument("--processes", type=int, metavar="N",

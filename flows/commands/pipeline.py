@@ -10,6 +10,7 @@ from flows.commands.arguments import (
     add_config,
     add_ports,
     add_processes,
+    add_runner,
     load_config,
     say,
     use_servers,
@@ -18,7 +19,8 @@ from flows.commands.arguments import (
 
 def add(command: AddCommand) -> None:
     """`run`, `plan`, `config`, `schedule`."""
-    command("run", "run the pipeline; what exists already is reused", _run, add_config, add_processes, add_ports)
+    command("run", "run the pipeline; what exists already is reused", _run, add_config, add_runner,
+            add_processes, add_ports)  # fmt: skip
     command("plan", "say what `run` would do and why, without doing it", _plan, add_config)
     command("config", "print the configuration of a preset, with every field's meaning", _config, add_config)
     schedule = command("schedule", "make a scheduled deployment of the pipeline", _schedule, add_config, add_ports)
@@ -29,9 +31,10 @@ def add(command: AddCommand) -> None:
 
 def _run(options: Options) -> dict[str, Any]:
     config = load_config(options)
-    from tasks.environment import use_processes
+    from tasks.environment import use_processes, use_runner
 
     use_processes(options.processes, options.strategy)
+    use_runner(options.runner)
     from flows.wiring import Until
 
     Until(options.until)

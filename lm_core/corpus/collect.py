@@ -78,7 +78,7 @@ def collect(build: Build, config: CollectConfig) -> dict[str, Any]:
     with CorpusWriter(build, shard_bytes=config.shard_bytes, max_bytes=config.max_bytes) as writer:
         for source in config.sources:
             pack = _pack(source, build.runtime) if config.reuse else None
-            with ReadBefore(pack) as before:
+            with ReadBefore(pack, build.mapper, build.work) as before:
                 for item in _reader(source).read(source, build.runtime, before):
                     writer.add(item)
             num_reused += before.num_reused

@@ -8,6 +8,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -190,8 +191,12 @@ def read(config: LocalFiles, runtime: Runtime, before: ReadBefore) -> Iterator[I
     for suffix, count in sorted(found.ignored.items()):
         yield Tally("ignored_files", suffix, count)
     settings = identity_of(config)
-    for file, digest in _digests(found.files, runtime):
-        yield from before.items([file.name, digest, settings], lambda file=file: _read(file, config))  # type: ignore[misc]
+    parts = [
+        ([file.name, digest, settings], partial(_read, file, config)) for file, digest in _digests(found.files, runtime)
+    ]
+    before.read_elsewhere(parts)
+    for identity, reader in parts:
+        yield from before.items(identity, reader)
 
 
 def _read(file: LocalFile, config: LocalFiles) -> Iterator[Item]:

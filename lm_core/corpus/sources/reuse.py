@@ -16,8 +16,9 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,7 @@ from typing import Any, BinaryIO
 import zstandard
 
 from lm_core.corpus.text import Document, Item, Rejected, Tally
+from lm_core.mapping import Mapper
 
 # Raised whenever a reader yields something else for the same bytes.
 READERS_VERSION = 2
@@ -48,10 +50,13 @@ class ReadBefore:
 
     Args:
         path: of the pack; None reads everything anew and keeps nothing.
+        mapper: reads parts elsewhere, by way of `folder`; None reads them here, one after the other.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, mapper: Mapper | None = None, folder: Path | None = None) -> None:
         self._path = path
+        self._mapper, self._folder = mapper, folder
+        self._elsewhere: dict[str, Iterator[Path]] = {}
         self._draft = path and path.with_name(f"{path.name}.{os.getpid()}")
         self._old: BinaryIO | None = None
         self._new: BinaryIO | None = None
@@ -81,17 +86,31 @@ class ReadBefore:
         """Whether the part of this identity was read before."""
         return identity(parts) in self._known
 
+    def read_elsewhere(self, parts: Sequence[tuple[Any, Callable[[], Iterator[Item]]]]) -> None:
+        """Have the parts that are not known read elsewhere; `items` must then be asked for them in this order."""
+        if self._mapper is None or self._folder is None:
+            return
+        unknown = {key: read for values, read in parts if (key := identity(values)) not in self._known}
+        work = [(read, self._folder / f"{key}.part") for key, read in unknown.items()]
+        self._elsewhere = dict.fromkeys(unknown, self._mapper(_write_part, work))
+
+    def _reader(self, key: str, read: Callable[[], Iterator[Item]]) -> Callable[[], Iterator[Item]]:
+        """What gives the items of a part: the part file written elsewhere, or `read`."""
+        written = self._elsewhere.pop(key, None)
+        return read if written is None else partial(_read_part, next(written))
+
     def items(self, parts: Any, read: Callable[[], Iterator[Item]]) -> Iterator[Item]:
         """Items of one part: those kept, when its identity is known, else those that `read()` finds.
 
         Args:
             parts: JSON-ready values that identify the part, its content included.
         """
+        key = identity(parts)
+        read = self._reader(key, read)
         if self._new is None:
             self.num_read += 1
             yield from read()
             return
-        key = identity(parts)
         writer = _PartWriter(self._append)
         num_kept = 0
         try:
@@ -159,6 +178,30 @@ class _PartWriter:
     def _flush(self) -> None:
         self._frames.append(self._append(_pack("\n".join(self._lines).encode())))
         self._lines, self._size = [], 0
+
+
+def _write_part(work: tuple[Callable[[], Iterator[Item]], Path]) -> Path:
+    """Read a part, on whatever machine this runs, into a file: each frame after its length."""
+    read, path = work
+    with open(path, "wb") as file:
+
+        def append(frame: bytes) -> tuple[int, int]:
+            file.write(_LENGTH.pack(len(frame)) + frame)
+            return 0, len(frame)
+
+        writer = _PartWriter(append)
+        for item in read():
+            writer.add(item)
+        writer.close()
+    return path
+
+
+def _read_part(path: Path) -> Iterator[Item]:
+    """The items of a part file, which is gone afterwards."""
+    with open(path, "rb") as file:
+        while length := file.read(_LENGTH.size):
+            yield from _items(file.read(_LENGTH.unpack(length)[0]))
+    path.unlink()
 
 
 def _pack(content: bytes) -> bytes:
