@@ -158,6 +158,12 @@ def test_a_parser_that_fails_costs_its_file(tmp_path, monkeypatch):
     assert rejected == [("a.rss", "reader_failed", "AttributeError: an error that nobody foresaw")]
 
 
+def test_pages_and_feeds_of_nothing_but_tags_are_not_parsed(tmp_path):
+    feed = b'<rss version="2.0"><channel>' + b"<item/>" * 100_001
+    _, rejected, _ = read(tmp_path, {"a.html": b"<i>" * 1_000_001, "b.rss": feed})
+    assert {key: reason for key, reason, _ in rejected} == {"a.html": "bomb", "b.rss": "unreadable_file"}
+
+
 def test_feeds_that_are_none(tmp_path):
     _, rejected, _ = read(tmp_path, {"a.rss": b"", "b.atom": b"no feed at all"})
     assert reasons(rejected) == ["unreadable_file"] * 2

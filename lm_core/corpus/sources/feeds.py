@@ -16,6 +16,9 @@ from lm_core.corpus.sources.local_files import LocalFile
 from lm_core.corpus.sources.text_files import whole
 from lm_core.corpus.text import Item, Rejected, Tally
 
+# The parser takes a minute for a few times as many.
+_MAX_TAGS = 100_000
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -46,6 +49,8 @@ def entries_of(content: bytes) -> list[Entry]:
         import feedparser
     except ImportError as error:
         raise missing_extra("feeds", error) from None
+    if content.count(b"<") > _MAX_TAGS:
+        raise ValueError(f"more than {_MAX_TAGS} tags")
     feed = feedparser.parse(content, sanitize_html=False, resolve_relative_uris=False)
     if not feed.get("version") and not feed.entries:
         raise ValueError(f"no feed: {feed.get('bozo_exception', 'neither RSS nor Atom')}")

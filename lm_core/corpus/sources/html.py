@@ -11,11 +11,17 @@ from lm_core.corpus.sources.formats import missing_extra
 # What a page says of its own encoding, in the first kilobytes: <meta charset>, <meta http-equiv>, <?xml encoding?>.
 _CHARSET = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?\s*([A-Za-z0-9_.:-]{2,40})""", re.IGNORECASE)
 _XML_HEAD = re.compile(r"\A\s*<\?xml[^>]*\?>")
+# A tree takes some 250 bytes for each tag: this keeps it within the memory of a reader.
+MAX_TAGS = 1_000_000
 _LICENCES = ('a[rel~="license"]', 'link[rel~="license"]')
 _TIMES = (
     'meta[property="article:published_time"]', 'meta[name="date"]', 'meta[name="dcterms.date"]',
     'meta[itemprop="datePublished"]', "time[datetime]",
 )  # fmt: skip
+
+
+class TooManyTagsError(ValueError):
+    """A page that was made to fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,11 @@ def page_of(content: bytes, *, label: str | None = None, main_content: bool = Tr
 
     Raises:
         ValueError: the bytes are no text.
+        TooManyTagsError: more of them than a tree has room for.
         MachineError: the extra `sources` is not installed.
     """
+    if content.count(b"<") > MAX_TAGS:
+        raise TooManyTagsError(f"more than {MAX_TAGS} tags")
     try:
         from resiliparse.extract.html2text import extract_plain_text
         from resiliparse.parse.html import HTMLTree

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from lm_core.corpus.config import LocalFiles
 from lm_core.corpus.sources.found import Origin, found
-from lm_core.corpus.sources.html import page_of
+from lm_core.corpus.sources.html import TooManyTagsError, page_of
 from lm_core.corpus.sources.local_files import LocalFile
 from lm_core.corpus.sources.text_files import whole
 from lm_core.corpus.text import Item, Rejected, Tally
@@ -21,7 +21,8 @@ def read(file: LocalFile, config: LocalFiles) -> Iterator[Item]:
     try:
         page = page_of(content, label=config.encoding)
     except ValueError as error:
-        yield Rejected(file.source, file.name, "binary", str(error))
+        reason = "bomb" if isinstance(error, TooManyTagsError) else "binary"
+        yield Rejected(file.source, file.name, reason, str(error))
         return
     yield Tally("encodings", page.encoding)
     title = page.title or file.name.rpartition("/")[2]
