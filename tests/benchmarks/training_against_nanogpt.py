@@ -1,10 +1,12 @@
-"""Training beside nanoGPT: throughput at equal size, and bits per byte for equal tokens.
+"""Training beside nanoGPT and others: throughput and memory at equal size, bits per byte for equal tokens.
 
-    python tests/benchmarks/training_against_nanogpt.py --nanogpt DIR throughput
+    python tests/benchmarks/training_against_nanogpt.py --nanogpt DIR [--litgpt DIR] [--nanochat DIR] throughput
+    python tests/benchmarks/training_against_nanogpt.py --nanogpt DIR memory
     python tests/benchmarks/training_against_nanogpt.py --nanogpt DIR sample --tokens FOLDER --tokenizer FILE
 
-DIR is a checkout of github.com/karpathy/nanoGPT; FOLDER is the artifact of `tokenize`, FILE a tokenizer.json. Steps of
-both are taken in turns in one process, so that whatever else the machine does meets both. The last line is JSON.
+DIR is a checkout of github.com/karpathy/nanoGPT, of Lightning-AI/litgpt, of karpathy/nanochat; FOLDER is the artifact
+of `tokenize`, FILE a tokenizer.json. Steps of all are taken in turns in one process, so that whatever else the machine
+does meets all. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import importlib.util
 import io
 import json
 import math
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
@@ -23,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import training_peers
 
 from lm_core.model.build import build_model
 from lm_core.model.language_model import LanguageModel
@@ -35,6 +39,7 @@ from lm_core.training.loop import DTYPES, clip_gradients
 from lm_core.training.optimizer import OptimizerSet
 from lm_core.training.pretrain import bits_per_byte_on, windows_to_batch
 from lm_core.training.schedule import learning_rate_fraction
+from lm_core.training.throughput import keep_freed_memory, peak_rss_bytes
 
 VOCAB_SIZE, CONTEXT_LENGTH = 4096, 256
 SIZES = {"1.3M": (4, 128, 2, 344), "5.9M": (6, 256, 4, 688), "15.7M": (8, 384, 6, 1024)}
@@ -116,18 +121,38 @@ def load_peer(folder: Path) -> Any:
     return module
 
 
+def systems_of(peer: Any, options: argparse.Namespace, size: str) -> dict[str, Callable[[], Any]]:
+    """What makes each system of one size, ours first."""
+
+    def ours(optimizer: str) -> Ours:
+        tokens = options.batch_tokens
+        return Ours(size, VOCAB_SIZE, 1000, 0, batch_tokens=tokens, micro_batch_tokens=tokens, optimizer=optimizer)
+
+    makers: dict[str, Callable[[], Any]] = {
+        "ours": partial(ours, "muon"),
+        "ours_adamw": partial(ours, "adamw"),
+        "nanogpt": partial(NanoGPT, peer, size, VOCAB_SIZE, 1000, 0, lr=1e-3, bf16=False),
+        "nanogpt_bf16": partial(NanoGPT, peer, size, VOCAB_SIZE, 1000, 0, lr=1e-3, bf16=True),
+        "transformers_bf16": partial(training_peers.llama, SIZES[size], VOCAB_SIZE, CONTEXT_LENGTH),
+    }
+    for name in ("litgpt", "nanochat"):
+        if folder := getattr(options, name):
+            make = getattr(training_peers, name)
+            makers[f"{name}_bf16"] = partial(make, folder, SIZES[size], VOCAB_SIZE, CONTEXT_LENGTH)
+    return {name: make for name, make in makers.items() if name in (options.systems or makers)}
+
+
+def random_batch(num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    data = torch.randint(0, VOCAB_SIZE, (num_tokens // CONTEXT_LENGTH, CONTEXT_LENGTH + 1))
+    return data[:, :-1].contiguous(), data[:, 1:].contiguous()
+
+
 def throughput(peer: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Best tokens per second of each, their steps in turns."""
-    rows = options.batch_tokens // CONTEXT_LENGTH
-    data = torch.randint(0, VOCAB_SIZE, (rows, CONTEXT_LENGTH + 1))
-    tokens, targets = data[:, :-1].contiguous(), data[:, 1:].contiguous()
+    tokens, targets = random_batch(options.batch_tokens)
     result: dict[str, Any] = {}
     for size in options.sizes:
-        systems = {
-            "ours": Ours(size, VOCAB_SIZE, 1000, 0, batch_tokens=options.batch_tokens, micro_batch_tokens=4096),
-            "nanogpt": NanoGPT(peer, size, VOCAB_SIZE, 1000, 0, lr=1e-3, bf16=False),
-            "nanogpt_bf16": NanoGPT(peer, size, VOCAB_SIZE, 1000, 0, lr=1e-3, bf16=True),
-        }
+        systems = {name: make() for name, make in systems_of(peer, options, size).items()}
         times: dict[str, list[float]] = {name: [] for name in systems}
         for turn in range(options.turns + 1):
             for name, system in systems.items():
@@ -140,11 +165,44 @@ def throughput(peer: Any, options: argparse.Namespace) -> dict[str, Any]:
         result[size] = {
             "tokens_per_second": {name: round(rate) for name, rate in rates.items()},
             "median": {name: round(rate) for name, rate in medians.items()},
-            "ratio_to_nanogpt": round(rates["ours"] / rates["nanogpt"], 2),
-            "ratio_to_nanogpt_bf16": round(rates["ours"] / rates["nanogpt_bf16"], 2),
+            "ratios": {
+                name: {peer: round(rate / other, 2) for peer, other in rates.items() if "ours" not in peer}
+                for name, rate in rates.items()
+                if "ours" in name
+            },
         }
         print(size, result[size], flush=True)
     return result
+
+
+def memory(peer: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Peak resident memory of three steps, each system in a process of its own, and what it adds to an idle one."""
+    result: dict[str, Any] = {}
+    context = multiprocessing.get_context("spawn")
+    for size in options.sizes:
+        peaks = {}
+        for name in ("nothing", *systems_of(peer, options, size)):
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_peak_of, args=(sender, options, size, name))
+            process.start()
+            peaks[name] = receiver.recv()
+            process.join()
+        idle = peaks.pop("nothing")
+        result[size] = {
+            "idle_mib": idle >> 20,
+            "added_mib": {name: (peak - idle) >> 20 for name, peak in peaks.items()},
+        }
+        print(size, result[size], flush=True)
+    return result
+
+
+def _peak_of(sender: Any, options: argparse.Namespace, size: str, name: str) -> None:
+    torch.set_num_threads(options.threads)
+    if name != "nothing":
+        system = systems_of(load_peer(options.nanogpt), options, size)[name]()
+        for step in range(3):
+            system.step(step, *random_batch(options.batch_tokens))
+    sender.send(peak_rss_bytes())
 
 
 def train(make: Callable[[int], Any], windows: Windows, num_tokens: int, batch_tokens: int, seed: int) -> Any:
@@ -200,7 +258,10 @@ def compare(peer: Any, options: argparse.Namespace, size: str, seed: int) -> dic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nanogpt", type=Path, required=True)
-    parser.add_argument("what", choices=["throughput", "sample"])
+    parser.add_argument("what", choices=["throughput", "memory", "sample"])
+    parser.add_argument("--litgpt", type=Path)
+    parser.add_argument("--nanochat", type=Path)
+    parser.add_argument("--systems", nargs="+")
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--turns", type=int, default=6)
@@ -215,8 +276,9 @@ def main() -> None:
     parser.add_argument("--peer-bf16", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     peer = load_peer(options.nanogpt)
-    result = throughput(peer, options) if options.what == "throughput" else sample(peer, options)
+    result = {"throughput": throughput, "memory": memory, "sample": sample}[options.what](peer, options)
     print(json.dumps({"benchmark": options.what, "threads": options.threads, **result}))
 
 
