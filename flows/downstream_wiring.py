@@ -33,7 +33,7 @@ from lm_core.downstream.variants import variants_of
 
 SMOKE_ITEMS, SMOKE_STEPS, SMOKE_TOKENS, SMOKE_RESAMPLES, SMOKE_BATCH_TOKENS = 8, 2, 4, 200, 256
 # An ablation is about few examples: with many of them nothing has to be regularised.
-ABLATION_ITEMS, ABLATION_EPOCHS = 400, 8.0
+ABLATION_ITEMS, ABLATION_EPOCHS = 400, 4.0
 MIXTURE = "mixture"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from lm_core.downstream.config import FinetuneConfig
 
 PLAIN, FROM_RANDOM = "plain", "without_pretraining"
-NUM_MEMBERS = 4
+NUM_MEMBERS = 3
 
 
 @dataclass(frozen=True)
