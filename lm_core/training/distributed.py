@@ -7,19 +7,18 @@ Losses are divided by the targets of the whole batch and summed, so the gradient
     fsdp   weights, gradients and optimizer state are cut into as many parts as there are processes (FSDP2)
 
 Only the first process writes. What it writes is whole tensors, so that any other number of processes may go on.
+FSDP2 and its tensors take half a second to load: only the processes that use them do.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lm_core.model.language_model import LanguageModel
@@ -74,6 +73,9 @@ class World:
         if self.strategy == "ddp":
             self._parallel = DistributedDataParallel(_LossSum(model), broadcast_buffers=False)
             return model
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
         part = copy.deepcopy(model)
         mesh = init_device_mesh(next(model.parameters()).device.type, (self.size,))
         for block in part.blocks():
@@ -96,8 +98,9 @@ class World:
             self._parallel.require_backward_grad_sync = last
             loss = self._parallel(tokens, targets, label_smoothing)
         else:
-            if isinstance(model, FSDPModule):
-                model.set_requires_gradient_sync(last)
+            if self.size > 1:
+                sharded: Any = model  # fully_shard has given it methods
+                sharded.set_requires_gradient_sync(last)
             loss = model.loss_sum(tokens, targets, label_smoothing=label_smoothing)
         loss = loss / divisor
         (loss * self.size if self.size > 1 else loss).backward()  # both strategies take the mean over processes
@@ -133,11 +136,22 @@ class World:
 
     def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of which each process holds a part, put together; all processes must ask."""
-        return {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in tensors.items()}
+        return {name: whole_tensor(tensor) for name, tensor in tensors.items()}
 
     def part(self, tensor: Tensor, of: Tensor) -> Tensor:
         """A whole tensor as this process holds it, if `of`, its parameter, is held in parts."""
         tensor = tensor.to(of.device)
+        if self.size == 1 or self.strategy != "fsdp":
+            return tensor
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
         if not isinstance(of, DTensor) or tensor.shape != of.shape:
             return tensor
         return distribute_tensor(tensor, of.device_mesh, of.placements, src_data_rank=None)
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """The tensor itself, or put together where each process holds a part of it."""
+    gather = getattr(tensor, "full_tensor", None)
+    whole: Tensor = tensor if gather is None else gather()
+    return whole

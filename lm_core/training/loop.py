@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from lm_core.config import identity_of
 from lm_core.errors import Preempted, UserError
@@ -26,7 +25,7 @@ from lm_core.store import Build
 from lm_core.training.averages import WeightAverages
 from lm_core.training.checkpoint import Checkpointer, State
 from lm_core.training.config import OptimizationConfig
-from lm_core.training.distributed import World
+from lm_core.training.distributed import World, whole_tensor
 from lm_core.training.journal import Journal
 from lm_core.training.meter import Meter
 from lm_core.training.optimizer import OptimizerSet
@@ -418,8 +417,7 @@ def _determinism(device: torch.device, config: OptimizationConfig) -> dict[str, 
 def clip_gradients(model: nn.Module, largest: float) -> float:
     """Scale the gradients down to a norm of at most `largest` (0: leave them); returns their norm before."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    total = nn.utils.get_total_norm(gradients)
-    norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
+    norm = float(whole_tensor(nn.utils.get_total_norm(gradients)))
     if largest and norm > largest and math.isfinite(norm):
         torch._foreach_mul_(gradients, largest / norm)
     return norm
