@@ -18,6 +18,8 @@ from lm_core.vision.config import VisionConfig
 from lm_core.vision.encoder import PatchEncoder
 from lm_core.vision.pictures import Pixels
 
+BLOCKS_PER_LOOK = 2  # cross-attention follows every second block, from the first on
+
 
 class Seeing(nn.Module):
     """What looks at numbered pictures: an encoder, and the bank of pixels that rows number."""
@@ -60,12 +62,12 @@ class Projector(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """What the stream (B, T, D) reads from the patches (B, patches, width); nothing at first, so the base is kept."""
+    """What the stream (B, T, D) reads from normalised patches; nothing at first, so the base is kept."""
 
     def __init__(self, d_model: int, width: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.norm = nn.LayerNorm(d_model)
+        self.norm, self.patch_norm = nn.LayerNorm(d_model), nn.LayerNorm(width)
         self.q_proj, self.o_proj = Linear(d_model, d_model), Linear(d_model, d_model)
         self.kv_proj = Linear(width, 2 * d_model)
         nn.init.zeros_(self.o_proj.weight)
@@ -74,7 +76,7 @@ class CrossAttention(nn.Module):
         """Add to x; patches (N, patches, width) are those of the pictures, row b looks at picture owner[b]."""
         heads = (self.num_heads, -1)
         q = self.q_proj(self.norm(x).to(dtype)).unflatten(-1, heads).transpose(1, 2)
-        k, v = self.kv_proj(patches.to(dtype)).chunk(2, -1)
+        k, v = self.kv_proj(self.patch_norm(patches).to(dtype)).chunk(2, -1)
         k, v = (part.unflatten(-1, heads).transpose(1, 2)[owner] for part in (k, v))
         read = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         return x + self.o_proj(read)
@@ -106,7 +108,8 @@ class VisualDecoder(Seeing, LanguageModel):
                 self.projector = Projector(width, config.num_prefix_tokens, d_model)
             else:
                 self.opening = nn.Parameter(torch.randn(1, d_model))
-                layers = (CrossAttention(d_model, width, trunk.config.num_heads) for _ in trunk.layers)
+                looking = len(trunk.layers[::BLOCKS_PER_LOOK])
+                layers = (CrossAttention(d_model, width, trunk.config.num_heads) for _ in range(looking))
                 self.cross = nn.ModuleList(layers)
         self.open_bank(config.picture_size)
 
@@ -121,7 +124,9 @@ class VisualDecoder(Seeing, LanguageModel):
             return self.trunk.hidden_of(torch.cat((prefix, text), 1))[:, self.num_extra - 1 :]
 
         def look(layer: int, x: Tensor) -> Tensor:
-            out: Tensor = self.cross[layer](x, patches, owner, self.compute_dtype)
+            if layer % BLOCKS_PER_LOOK:
+                return x
+            out: Tensor = self.cross[layer // BLOCKS_PER_LOOK](x, patches, owner, self.compute_dtype)
             return out
 
         opening = self.opening.expand(len(text), 1, -1)
@@ -132,4 +137,5 @@ class VisualDecoder(Seeing, LanguageModel):
         return self.trunk.output_weight
 
     def blocks(self) -> nn.ModuleList:
-        return self.trunk.blocks()
+        looking = self.cross if self.vision.fusion == "cross_attention" else ()
+        return nn.ModuleList([*self.trunk.blocks(), *looking])

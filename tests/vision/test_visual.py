@@ -38,7 +38,7 @@ def scored(world, tuned, questions, encoder):
             CONFIG,
             prefix=prefix,
             cross_attention=tuned("own_pictures", "cross", fusion="cross_attention"),
-            random_weights=tuned("own_pictures", "random", from_random=True),
+            random_weights=tuned("own_pictures", "random", from_random=True, epochs=2),
             question_only=tuned("own_pictures", "blind", blind=True, epochs=8),
             encoder=encoder,
             examples=questions,
