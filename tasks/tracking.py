@@ -180,7 +180,9 @@ class _Sender:
         from mlflow.entities import Metric
 
         for start in range(0, len(rows), BATCH_METRICS):
-            batch = [Metric(metric_name(n), v, stamp, step) for n, v, stamp, step in rows[start : start + BATCH_METRICS]]
+            batch = [
+                Metric(metric_name(n), v, stamp, step) for n, v, stamp, step in rows[start : start + BATCH_METRICS]
+            ]
             self.client.log_batch(self.state["runs"][key], metrics=batch)
 
     def _send_file(self, event: Mapping[str, Any]) -> None:
