@@ -54,7 +54,7 @@ HOLD_OUT = Stage(
     version=1,
     output=HeldOut,
     function="lm_core.downstream.hold_out:hold_out",
-    external="lm_core.downstream.hold_out:source_digests",
+    external="lm_core.downstream.registered:source_digests",
     inputs={},
 )
 DECONTAMINATE = Stage(

@@ -8,8 +8,9 @@ import pytest
 
 from lm_core.artifact import HeldOut
 from lm_core.downstream.config import HoldOutConfig, ReadTaskConfig
-from lm_core.downstream.hold_out import hold_out, source_digests
+from lm_core.downstream.hold_out import hold_out
 from lm_core.downstream.read_task import read_task
+from lm_core.downstream.registered import source_digests
 from lm_core.downstream.tasks.registry import find_tasks
 from lm_core.errors import UserError
 from tests.downstream.tiny_world import new_build
