@@ -34,6 +34,8 @@ class Cache:
         start: (B,) first real position of each row; rows are padded on the left to equal length.
         padded: whether any row has padding; without, no mask is needed.
         rotary: cosines and sines of all positions, each (T_max, K).
+        qkv: per layer the matrices of queries, keys and values below each other, in the dtype of the arithmetic.
+        gate_up: per layer those of gate and up.
         length: positions filled.
     """
 
@@ -42,6 +44,8 @@ class Cache:
     start: Tensor
     padded: bool
     rotary: tuple[Tensor, Tensor]
+    qkv: list[Tensor]
+    gate_up: list[Tensor]
     length: int = 0
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,12 +65,19 @@ class Positions:
         sin: rotary sines, likewise.
         visible: bool (B, 1, T, S), which cached keys a query may see; None: all up to its own position.
         cache: None outside generation.
+        fusible: whether the parts of fused.py may do the work; else the arithmetic is Hugging Face's, to the bit.
     """
 
     cos: Tensor
     sin: Tensor
     visible: Tensor | None = None
     cache: Cache | None = None
+    fusible: bool = False
+
+    @property
+    def fused(self) -> bool:
+        """Whether they do: compilers and exporters want the plain formulas."""
+        return self.fusible and not torch.compiler.is_compiling()
 
 
 class Linear(nn.Linear):
@@ -90,9 +101,11 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         return F.rms_norm(x.float(), self.weight.shape, self.weight, self.epsilon).to(dtype)
 
-    def after(self, x: Tensor, branch: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def after(
+        self, x: Tensor, branch: Tensor | None, dtype: torch.dtype, positions: Positions
+    ) -> tuple[Tensor, Tensor]:
         """The stream x with what a branch adds to it, and its norm."""
-        if fused.can_fuse(x):
+        if positions.fused:
             return fused.add_norm(x, branch, self.weight, self.epsilon, dtype)
         x = x if branch is None else x + branch
         return x, self(x, dtype)
@@ -124,7 +137,7 @@ class Attention(nn.Module):
             self.q_norm, self.k_norm = None, None
 
     def forward(self, x: Tensor, positions: Positions) -> Tensor:
-        q, k, v = self._fused_heads(x, positions) if fused.can_fuse(x) else self._heads(x, positions)
+        q, k, v = self._fused_heads(x, positions) if positions.fused else self._heads(x, positions)
         if positions.cache is not None:
             k, v = positions.cache.extend(self.layer, k, v)
         if positions.visible is None and k.shape[2] == q.shape[2]:
@@ -143,7 +156,10 @@ class Attention(nn.Module):
         return rotate(q, positions.cos, positions.sin), rotate(k, positions.cos, positions.sin), v
 
     def _fused_heads(self, x: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
-        qkv = fused.project(x, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
+        if positions.cache is None:
+            qkv = fused.project(x, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
+        else:
+            qkv = F.linear(x, positions.cache.qkv[self.layer])
         q_weight = None if self.q_norm is None else self.q_norm.weight
         k_weight = None if self.k_norm is None else self.k_norm.weight
         return fused.heads(
@@ -155,17 +171,22 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Gated feed-forward layer, SwiGLU with activation silu (Shazeer 2020)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
+        self.layer = layer
         self.gate_proj = Linear(config.d_model, config.d_ff)
         self.up_proj = Linear(config.d_model, config.d_ff)
         self.down_proj = Linear(config.d_ff, config.d_model)
         self.activation = ACTIVATIONS[config.activation]
 
-    def forward(self, x: Tensor) -> Tensor:
-        if fused.can_fuse(x) and self.activation is F.silu:
-            return self.down_proj(fused.swiglu(fused.project(x, self.gate_proj.weight, self.up_proj.weight)))
-        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+    def forward(self, x: Tensor, positions: Positions) -> Tensor:
+        if not positions.fused or self.activation is not F.silu:
+            return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+        if positions.cache is None:
+            gate_up = fused.project(x, self.gate_proj.weight, self.up_proj.weight)
+        else:
+            gate_up = F.linear(x, positions.cache.gate_up[self.layer])
+        return self.down_proj(fused.swiglu(gate_up))
 
 
 class Block(nn.Module):
@@ -179,17 +200,17 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(config.d_model, config.norm_epsilon)
         self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.d_model, config.norm_epsilon)
-        self.mlp = FeedForward(config)
+        self.mlp = FeedForward(config, layer)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
         self, x: Tensor, branch: Tensor | None, positions: Positions, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         """Stream (B, T, D) fp32 and what is still to be added to it, after this layer."""
-        x, normed = self.input_layernorm.after(x, branch, dtype)
+        x, normed = self.input_layernorm.after(x, branch, dtype, positions)
         branch = self.dropout(self.self_attn(normed, positions))
-        x, normed = self.post_attention_layernorm.after(x, branch, dtype)
-        return x, self.dropout(self.mlp(normed))
+        x, normed = self.post_attention_layernorm.after(x, branch, dtype, positions)
+        return x, self.dropout(self.mlp(normed, positions))
 
 
 class Decoder(LanguageModel):
@@ -233,7 +254,7 @@ class Decoder(LanguageModel):
                 x, branch = after_block(layer, x + branch), None
         if cache is not None:
             cache.length += x.shape[1]
-        return self.norm.after(x, branch, self.compute_dtype)[1]
+        return self.norm.after(x, branch, self.compute_dtype, positions)[1]
 
     def new_cache(self, start: Tensor, max_length: int) -> Cache:
         """An empty cache for rows whose real tokens begin at `start` (B,)."""
@@ -244,7 +265,13 @@ class Decoder(LanguageModel):
             return [torch.zeros(shape, dtype=self.compute_dtype, device=start.device) for _ in self.layers]
 
         index = torch.arange(max_length, device=start.device)
-        return Cache(empty(), empty(), start, bool(start.any()), self._rotary(index))
+        qkv, gate_up = [], []
+        for block in self.layers:
+            attention, mlp = block.self_attn, block.mlp
+            parts = attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight
+            qkv.append(torch.cat(parts).detach().to(self.compute_dtype))
+            gate_up.append(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)).detach().to(self.compute_dtype))
+        return Cache(empty(), empty(), start, bool(start.any()), self._rotary(index), qkv, gate_up)
 
     def _rotary(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines (..., K) of the angles base^(-2i/K) times the position (...)."""
@@ -258,14 +285,14 @@ class Decoder(LanguageModel):
         """Where the T columns of x (B, T, D) stand, those in the cache being before them."""
         length = x.shape[1]
         if cache is None:
-            return Positions(*self._rotary(torch.arange(length, device=x.device)))
+            return Positions(*self._rotary(torch.arange(length, device=x.device)), fusible=fused.can_fuse(x))
         cos, sin = cache.rotary
         end = cache.length + length
         if not cache.padded and (length == 1 or cache.length == 0):
-            return Positions(cos[cache.length : end], sin[cache.length : end], None, cache)
+            return Positions(cos[cache.length : end], sin[cache.length : end], None, cache, fused.suits(x))
         index = torch.arange(cache.length, end, device=x.device)
         keys = torch.arange(end, device=x.device)
         visible = (keys <= index[:, None]) & (keys >= cache.start[:, None, None])
         visible = (visible | (keys == index[:, None]))[:, None]  # padding sees itself: no row may be empty
         own = (index - cache.start[:, None]).clamp_min(0)
-        return Positions(cos[own][:, None], sin[own][:, None], visible, cache)
+        return Positions(cos[own][:, None], sin[own][:, None], visible, cache, fused.suits(x))

@@ -1,5 +1,7 @@
-"""The parts of a decoder's training step for a CPU: the formulas of decoder.py and attention.py, their backward pass
-written out, pointwise work in one pass (kernels.py), products that share an input as one.
+"""The parts of a decoder's step for a CPU, in training and in generation.
+
+They are the formulas of decoder.py and attention.py with the backward pass written out, pointwise work in one pass
+over memory (kernels.py), and products that share an input as one.
 
 Tests hold each against the plain formula; gradients agree within the rounding of the arithmetic.
 """
@@ -33,6 +35,20 @@ def _rows(x: Tensor) -> Tensor:
 def _nothing(like: Tensor) -> Tensor:
     """What stands for an argument that is not there: no rows."""
     return like.new_empty((0, like.shape[-1]))
+
+
+class _Forgetful:
+    """The context of a forward pass that has no backward pass: PyTorch's own costs more than a small kernel."""
+
+    def save_for_backward(self, *_: Tensor) -> None:
+        pass
+
+    def set_materialize_grads(self, _: bool) -> None:
+        pass
+
+
+def _run(function: Any, *arguments: Any) -> Any:
+    return function.apply(*arguments) if torch.is_grad_enabled() else function.forward(_Forgetful(), *arguments)
 
 
 class _AddNorm(Function):
@@ -83,7 +99,7 @@ def add_norm(
     x: Tensor, branch: Tensor | None, weight: Tensor, epsilon: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """x + branch in fp32 (B, T, D), and its RMS norm in `dtype`."""
-    out: tuple[Tensor, Tensor] = _AddNorm.apply(x.float(), branch, weight, epsilon, dtype)
+    out: tuple[Tensor, Tensor] = _run(_AddNorm, x.float(), branch, weight, epsilon, dtype)
     return out
 
 
@@ -114,7 +130,7 @@ def _cast_into(matrix: Tensor, weights: tuple[Tensor, ...]) -> None:
 
 def project(x: Tensor, *weights: Tensor) -> Tensor:
     """x (..., D) times each of the fp32 matrices (D_i, D), side by side: (..., sum of D_i), in the dtype of x."""
-    out: Tensor = _Project.apply(x, *weights)
+    out: Tensor = _run(_Project, x, *weights)
     return out
 
 
@@ -156,7 +172,8 @@ def heads(
     *, num_q: int, num_k: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Queries (B, H, T, K), keys and values (B, H_kv, T, K) of qkv (B, T, (H + 2 H_kv) K), normalised and rotated."""
-    out: tuple[Tensor, Tensor, Tensor] = _Heads.apply(qkv, q_weight, k_weight, epsilon, cos, sin, num_q, num_k)
+    cos, sin = _rows(cos), _rows(sin)
+    out: tuple[Tensor, Tensor, Tensor] = _run(_Heads, qkv, q_weight, k_weight, epsilon, cos, sin, num_q, num_k)
     return out
 
 
@@ -188,7 +205,7 @@ class _CausalAttention(Function):
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of every position to itself and those before it; shapes as in `attention_by_formula`, S = T."""
-    out: Tensor = _CausalAttention.apply(q, k, v)
+    out: Tensor = _run(_CausalAttention, q, k, v)
     return out
 
 
@@ -211,5 +228,5 @@ class _SwiGLU(Function):
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up (..., F) of the two side by side (..., 2 F)."""
-    out: Tensor = _SwiGLU.apply(gate_up)
+    out: Tensor = _run(_SwiGLU, gate_up)
     return out

@@ -175,14 +175,14 @@ def heads_forward(part, lo, hi, qkv, q_weight, k_weight, epsilon, cos, sin, q, k
     Args:
         qkv: (B * T, (H + 2 H_kv) K) as stored.
         q_weight, k_weight: fp32 (K,), or empty: no normalisation.
-        cos, sin: (T, K) as stored; the second half repeats the first.
+        cos, sin: (T, K), or one row for each of qkv, as stored; the second half repeats the first.
         q, k, v: (B, H or H_kv, T, K), filled.
         inverse: fp32 (B * T, H + H_kv), filled with 1 / rms.
     """
     num_q, length, width = q.shape[1], q.shape[2], q.shape[3]
     num_k, half = k.shape[1], q.shape[3] // 2
     for i in range(lo, hi):
-        b, t = i // length, i % length
+        b, t, angle = i // length, i % length, i % len(cos)
         for h in range(num_q + num_k):
             x = qkv[i, h * width : (h + 1) * width]
             out = q[b, h, t] if h < num_q else k[b, h - num_q, t]
@@ -198,7 +198,7 @@ def heads_forward(part, lo, hi, qkv, q_weight, k_weight, epsilon, cos, sin, q, k
                 first, second = _wide(x[j]) * scale, _wide(x[half + j]) * scale
                 if len(weight):
                     first, second = first * weight[j], second * weight[half + j]
-                c, s = _wide(cos[t, j]), _wide(sin[t, j])
+                c, s = _wide(cos[angle, j]), _wide(sin[angle, j])
                 out[j] = _stored(first * c - second * s, q)
                 out[half + j] = _stored(second * c + first * s, q)
         for h in range(num_k):

@@ -144,3 +144,23 @@ def test_a_large_vocabulary_never_has_all_its_logits_in_memory():
         model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
     all_logits = 8 * 64 * 65_536 * 4
     assert largest <= 65_536 * 32 * 4 < all_logits / 10
+
+
+def test_a_compiled_block_is_one_graph_with_the_same_gradients():
+    tokens = torch.randint(0, 50, (3, 42), generator=torch.Generator().manual_seed(2))
+    model = build_model(CONFIG, vocab_size=50, context_length=64, seed=1)
+    for block in model.blocks():
+        block.compile(backend="eager", fullgraph=True)
+    model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
+    mine = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert max(relative_error(mine, gradients({}, torch.float32, tokens)).values()) < 1e-5
+
+
+def test_generation_with_the_parts_gives_the_logits_of_the_plain_formulas():
+    model = build_model(CONFIG, vocab_size=50, context_length=64, seed=1).eval()
+    tokens = torch.randint(0, 50, (3, 12), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        cache = model.new_cache(torch.zeros(3, dtype=torch.int64), 12)
+        first = model.logits(model.hidden(tokens[:, :7], cache))
+        rest = [model.logits(model.hidden(tokens[:, t : t + 1], cache)) for t in range(7, 12)]
+        torch.testing.assert_close(torch.cat((first, *rest), 1), model(tokens), atol=1e-4, rtol=1e-4)
