@@ -1,12 +1,10 @@
-"""Training beside nanoGPT and others: throughput and memory at equal size, bits per byte for equal tokens.
+"""Training beside nanoGPT and others: throughput and memory at equal size.
 
     python tests/benchmarks/training_against_nanogpt.py --nanogpt DIR [--litgpt DIR] [--nanochat DIR] throughput
     python tests/benchmarks/training_against_nanogpt.py --nanogpt DIR memory
-    python tests/benchmarks/training_against_nanogpt.py --nanogpt DIR sample --tokens FOLDER --tokenizer FILE
 
-DIR is a checkout of github.com/karpathy/nanoGPT, of Lightning-AI/litgpt, of karpathy/nanochat; FOLDER is the artifact
-of `tokenize`, FILE a tokenizer.json. Steps of all are taken in turns in one process, so that whatever else the machine
-does meets all. The last line is JSON.
+DIR is a checkout of github.com/karpathy/nanoGPT, of Lightning-AI/litgpt, of karpathy/nanochat. Steps of all are taken
+in turns in one process, so that whatever else the machine does meets all. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -29,29 +27,27 @@ import torch
 import training_peers
 
 from lm_core.model.build import build_model
-from lm_core.model.language_model import LanguageModel
 from lm_core.model.losses import IGNORE
 from lm_core.runtime import fast_precision
-from lm_core.tokenizer import load_tokenizer
-from lm_core.tokens import Windows, window_order
 from lm_core.training.config import ModelConfig, OptimizationConfig
 from lm_core.training.loop import DTYPES, clip_gradients
 from lm_core.training.optimizer import OptimizerSet
-from lm_core.training.pretrain import bits_per_byte_on, windows_to_batch
 from lm_core.training.schedule import learning_rate_fraction
 from lm_core.training.throughput import keep_freed_memory, peak_rss_bytes
 
 VOCAB_SIZE, CONTEXT_LENGTH = 4096, 256
 SIZES = {"1.3M": (4, 128, 2, 344), "5.9M": (6, 256, 4, 688), "15.7M": (8, 384, 6, 1024)}
-PEER_LEARNING_RATES = (1e-3, 3e-3, 6e-3)
 
 
 class Ours:
     """One step of our recipe."""
 
-    def __init__(self, size: str, vocab_size: int, num_steps: int, seed: int, **changes: Any) -> None:
+    def __init__(
+        self, size: str, vocab_size: int, num_steps: int, seed: int, model: dict[str, Any], **changes: Any
+    ) -> None:
         layers, width, heads, d_ff = SIZES[size]
-        config = ModelConfig(num_layers=layers, d_model=width, num_heads=heads, num_kv_heads=heads, d_ff=d_ff)
+        shape = {"num_layers": layers, "d_model": width, "num_heads": heads, "num_kv_heads": heads, "d_ff": d_ff}
+        config = ModelConfig(**shape, **model)
         self.model = build_model(config, vocab_size=vocab_size, context_length=CONTEXT_LENGTH, seed=seed)
         self.config = OptimizationConfig(precision=fast_precision(), seed=seed, **changes)
         self.model.compute_dtype = DTYPES[self.config.precision]
@@ -92,28 +88,6 @@ class NanoGPT:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-class PeerAsOurs(LanguageModel):
-    """The peer's trained model behind our interface, so that one evaluation scores both."""
-
-    def __init__(self, gpt: Any) -> None:
-        torch.nn.Module.__init__(self)
-        self.gpt, self.compute_dtype = gpt, torch.float32
-
-    def hidden(self, tokens: torch.Tensor) -> torch.Tensor:
-        parts = self.gpt.transformer
-        x = parts.wte(tokens) + parts.wpe(torch.arange(tokens.shape[1]))
-        for block in parts.h:
-            x = block(x)
-        return parts.ln_f(x)
-
-    @property
-    def output_weight(self) -> torch.Tensor:
-        return self.gpt.lm_head.weight
-
-    def blocks(self) -> torch.nn.ModuleList:
-        return self.gpt.transformer.h
-
-
 def load_peer(folder: Path) -> Any:
     specification = importlib.util.spec_from_file_location("peer_model", folder / "model.py")
     module = importlib.util.module_from_spec(specification)
@@ -126,7 +100,7 @@ def systems_of(peer: Any, options: argparse.Namespace, size: str) -> dict[str, C
 
     def ours(optimizer: str) -> Ours:
         tokens = options.batch_tokens
-        return Ours(size, VOCAB_SIZE, 1000, 0, batch_tokens=tokens, micro_batch_tokens=tokens, optimizer=optimizer)
+        return Ours(size, VOCAB_SIZE, 1000, 0, {}, batch_tokens=tokens, micro_batch_tokens=tokens, optimizer=optimizer)
 
     makers: dict[str, Callable[[], Any]] = {
         "ours": partial(ours, "muon"),
@@ -205,60 +179,10 @@ def _peak_of(sender: Any, options: argparse.Namespace, size: str, name: str) -> 
     sender.send(peak_rss_bytes())
 
 
-def train(make: Callable[[int], Any], windows: Windows, num_tokens: int, batch_tokens: int, seed: int) -> Any:
-    """A system trained on so many tokens, and the seconds it took."""
-    rows = batch_tokens // CONTEXT_LENGTH
-    num_steps = num_tokens // (rows * CONTEXT_LENGTH)
-    system = make(num_steps)
-    started = time.perf_counter()
-    for step in range(num_steps):
-        batch = windows_to_batch(windows.read(window_order(seed, step, rows, len(windows))), windows.pad)
-        system.step(step, batch.tokens, batch.targets)
-    return system, time.perf_counter() - started
-
-
-def sample(peer: Any, options: argparse.Namespace) -> dict[str, Any]:
-    """Bits per byte after training: the peer at the best of several learning rates, ours at shares of its tokens."""
-    result = {}
-    for size in options.sizes:
-        for seed in range(options.seeds):
-            name = f"{size}/seed{seed}"
-            result[name] = compare(peer, options, size, seed)
-            print(name, result[name], flush=True)
-    return result
-
-
-def compare(peer: Any, options: argparse.Namespace, size: str, seed: int) -> dict[str, Any]:
-    """[bits per byte, seconds] of every run of one size and seed."""
-    windows, validation = Windows(options.tokens, "train"), Windows(options.tokens, "validation")
-    evaluate = bits_per_byte_on(validation, load_tokenizer(options.tokenizer), options.validation_tokens)
-    vocab_size, ours_batch = windows.vocab_size, options.our_batch_tokens
-
-    def nanogpt(num_steps: int, lr: float) -> NanoGPT:
-        return NanoGPT(peer, size, vocab_size, num_steps, seed, lr=lr, bf16=options.peer_bf16)
-
-    def ours(num_steps: int) -> Ours:
-        return Ours(size, vocab_size, num_steps, seed, batch_tokens=ours_batch, micro_batch_tokens=ours_batch)
-
-    peers, mine = {}, {}
-    with torch.no_grad():
-        for lr in PEER_LEARNING_RATES:
-            with torch.enable_grad():
-                system, seconds = train(partial(nanogpt, lr=lr), windows, options.num_tokens, 4096, seed)
-            peers[str(lr)] = (round(evaluate(PeerAsOurs(system.gpt))["val_bits_per_byte"], 4), round(seconds, 2))
-        for share in options.shares:
-            with torch.enable_grad():
-                system, seconds = train(ours, windows, int(options.num_tokens * share), ours_batch, seed)
-            mine[str(share)] = (round(evaluate(system.model)["val_bits_per_byte"], 4), round(seconds, 2))
-    best = min(peers.values())
-    ratios = {share: round(best[1] / value[1], 2) for share, value in mine.items() if value[0] <= best[0]}
-    return {"nanogpt": peers, "ours": mine, "times_faster_to_the_peers_best": ratios}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nanogpt", type=Path, required=True)
-    parser.add_argument("what", choices=["throughput", "memory", "sample"])
+    parser.add_argument("what", choices=["throughput", "memory"])
     parser.add_argument("--litgpt", type=Path)
     parser.add_argument("--nanochat", type=Path)
     parser.add_argument("--systems", nargs="+")
@@ -266,19 +190,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--batch-tokens", type=int, default=4096)
-    parser.add_argument("--our-batch-tokens", type=int, default=4096)
-    parser.add_argument("--tokens", type=Path)
-    parser.add_argument("--tokenizer", type=Path)
-    parser.add_argument("--num-tokens", type=int, default=819_200)
-    parser.add_argument("--validation-tokens", type=int, default=100_000)
-    parser.add_argument("--shares", nargs="+", type=float, default=[1.0, 0.25, 0.2])
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--peer-bf16", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()
     peer = load_peer(options.nanogpt)
-    result = {"throughput": throughput, "memory": memory, "sample": sample}[options.what](peer, options)
+    result = {"throughput": throughput, "memory": memory}[options.what](peer, options)
     print(json.dumps({"benchmark": options.what, "threads": options.threads, **result}))
 
 
