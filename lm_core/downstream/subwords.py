@@ -42,12 +42,13 @@ class BagOfSubwords(nn.Module):
         super().__init__()
         self.num_buckets = num_buckets
         self.weight = nn.Parameter(torch.zeros(num_buckets, num_labels))
-        self.register_buffer("folded", torch.arange(vocab_size))
+        # As floats, exact up to 2**24: averages of weights are taken over the whole state.
+        self.register_buffer("folded", torch.arange(vocab_size, dtype=torch.float32))
         self.register_buffer("rarity", torch.ones(num_buckets))
 
     def buckets(self, tokens: Tensor) -> Tensor:
         """Buckets (B, T, orders) of the n-grams that end at each token; near the beginning the shorter ones again."""
-        ids = self.folded[tokens] + 1
+        ids = self.folded[tokens].long() + 1
         hashed = torch.zeros_like(ids)
         found = []
         for order, multiplier in zip(ORDERS, _MULTIPLIERS, strict=True):

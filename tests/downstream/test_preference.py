@@ -12,9 +12,12 @@ from lm_core.downstream.preference_rules import broken_rules, pair_of, pairs_of
 from lm_core.errors import UserError
 from lm_core.evaluation.preference import evaluate_preference, rule_shares, win_scores
 from lm_core.model.weights import load_model
+from lm_core.stages import PREFER
 from lm_core.tokenizer import load_tokenizer
 from lm_core.training.config import OptimizationConfig
 
+HOW = "values moved but the version of {} did not: raise it in lm_core/stages.py and write the new values here"
+LOSS_BY_VERSION = {1: 0.313}
 PROMPT = "User: a table for two\nAgent: At 7 pm?\nUser: yes please"
 
 
@@ -74,6 +77,7 @@ def test_pairs_are_learnt_and_the_answers_scored(world_of_pairs):
     build = world.build("prefer_answer")
     made = prefer(build, config(max_steps=20, beta=0.5), base=reference, examples=world.examples)
     assert made["pair_accuracy"] > 0.8 and made["pairs"] > 10
+    assert made["train_loss"] == pytest.approx(LOSS_BY_VERSION[PREFER.version], abs=0.1), HOW.format("prefer")
     assert load_model(build.folder).num_parameters() == load_model(reference.folder).num_parameters()
     finetuned = Checkpoint(build.folder, "prefer", "x", "p", made)
     scoring = EvaluatePreferenceConfig(task="answer", max_items=12, max_new_tokens=12, best_of=2, num_resamples=200)
