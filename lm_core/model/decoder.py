@@ -155,6 +155,10 @@ class Attention(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         return rotate(q, positions.cos, positions.sin), rotate(k, positions.cos, positions.sin), v
 
+    def qkv(self) -> Tensor:
+        """The matrices of queries, keys and values below each other."""
+        return torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight))
+
     def _fused_heads(self, x: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
         if positions.cache is None:
             qkv = fused.project(x, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
@@ -187,6 +191,10 @@ class FeedForward(nn.Module):
         else:
             gate_up = F.linear(x, positions.cache.gate_up[self.layer])
         return self.down_proj(fused.swiglu(gate_up))
+
+    def gate_up(self) -> Tensor:
+        """The matrices of gate and up below each other."""
+        return torch.cat((self.gate_proj.weight, self.up_proj.weight))
 
 
 class Block(nn.Module):
@@ -265,12 +273,10 @@ class Decoder(LanguageModel):
             return [torch.zeros(shape, dtype=self.compute_dtype, device=start.device) for _ in self.layers]
 
         index = torch.arange(max_length, device=start.device)
-        qkv, gate_up = [], []
-        for block in self.layers:
-            attention, mlp = block.self_attn, block.mlp
-            parts = attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight
-            qkv.append(torch.cat(parts).detach().to(self.compute_dtype))
-            gate_up.append(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)).detach().to(self.compute_dtype))
+        blocks = [block for block in self.layers if isinstance(block, Block)]
+        with torch.no_grad():
+            qkv = [block.self_attn.qkv().to(self.compute_dtype) for block in blocks]
+            gate_up = [block.mlp.gate_up().to(self.compute_dtype) for block in blocks]
         return Cache(empty(), empty(), start, bool(start.any()), self._rotary(index), qkv, gate_up)
 
     def _rotary(self, position: Tensor) -> tuple[Tensor, Tensor]:
