@@ -71,7 +71,7 @@ def names_of_task_runs(workspace) -> list[str]:
     return [task_run["name"] for task_run in json.load(urllib.request.urlopen(request, timeout=10))]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.server
 def test_artifacts_made_on_ray_are_those_made_on_one_machine(tmp_path, cluster):
     workspace = tmp_path / "ray"
