@@ -31,7 +31,7 @@ def watch_for_crashes() -> None:
                 trigger=EventTrigger(
                     after={HEARTBEAT},
                     expect={HEARTBEAT, *(f"prefect.flow-run.{state}" for state in QUIET_STATES)},
-                    match={"prefect.resource.id": "prefect.flow-run.*"},  # type: ignore[arg-type]
+                    match={"prefect.resource.id": "prefect.flow-run.*"},
                     for_each={"prefect.resource.id"},
                     posture=Posture.Proactive,
                     threshold=1,
