@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.config import PipelineConfig
 from flows.downstream_wiring import fan_out
@@ -15,8 +15,10 @@ from lm_core.config import Config, identity_of
 from lm_core.runtime import Runtime, has_gpu
 from lm_core.stages import PRETRAIN
 from lm_core.store import Stage, Store, fingerprint_of
-from lm_core.training.forecast import Forecast, Workload, planned
-from tasks.display import amount, duration
+from tasks.wording import amount, duration
+
+if TYPE_CHECKING:
+    from lm_core.training.forecast import Forecast
 
 UNKNOWN = ""
 A_DAY = 86_400.0
@@ -119,6 +121,8 @@ def pretraining_forecasts(config: PipelineConfig, runtime: Runtime, stages: list
     """What pretraining would take here; where that is more than a day, on a rented GPU too. Empty when it is cached."""
     if not any(stage.name == PRETRAIN.name and stage.state == "run" for stage in stages):
         return []
+    from lm_core.training.forecast import Workload, planned  # loads NumPy, which a plan without pretraining can spare
+
     pretrain = config.pretrain
     evaluation_tokens = pretrain.num_evaluations * pretrain.validation_tokens
     work = Workload(

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from lm_core.artifact import Artifact, ValidCorpus
 from lm_core.corpus.ledger import fate_counts
-from tasks.display import duration
 from tasks.registry import Registered
 from tasks.reports import table as markdown_table
 from tasks.stage import StageRunner
+from tasks.wording import duration
 
 SOURCES_SHOWN = 8
 

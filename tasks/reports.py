@@ -26,7 +26,7 @@ from lm_core.artifact import (
 from lm_core.store import Store
 from tasks import pictures
 from tasks.acceptance import contract_report, drift_of
-from tasks.display import amount
+from tasks.wording import amount
 
 SAMPLE_ROWS = 6
 

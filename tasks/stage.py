@@ -19,11 +19,12 @@ from lm_core.config import Config, identity_of
 from lm_core.runtime import Runtime
 from lm_core.store import Build, Stage, Store, git_commit
 from tasks.acceptance import accept
-from tasks.display import Display, amount, describe, duration
+from tasks.display import Display
 from tasks.gates import gated
 from tasks.ray_parts import mapper_of
 from tasks.reports import Report, report_on, report_path, summary_of
 from tasks.tracking import Journal
+from tasks.wording import amount, describe, duration
 
 PREFECT_LOG_EVERY_SECONDS = 15.0
 WORTH_A_FORECAST_SECONDS = 10.0
