@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,18 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests stay together, so that what they share is made once; those with a finished run share that run."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class TogetherWhereShared(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folder, _, _ = nodeid.rpartition("/")
+            return folder if folder.endswith("end_to_end") else super()._split_scope(nodeid)
+
+    return TogetherWhereShared(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -70,12 +70,14 @@ def test_all_takes_every_task_whose_data_are_there(own):
     assert card["left_out"]["sentiment"].startswith("misses finetune/sentiment_sst2")
 
 
+@pytest.mark.exhaustive
 def test_several_tasks_make_one_model(own):
     card = own("finetune", "own_topic", "own_reply", "--base", "millrace-smoke", "--smoke")
     assert set(card["downstream"]) == {"own_topic", "own_reply"}
     assert sum("random weights" in stage["name"] for stage in card["stages"]) == 1
 
 
+@pytest.mark.exhaustive
 def test_the_ablation_table_has_every_variant(own):
     card = own("ablate", "own_topic", "--base", "millrace-smoke", "--smoke", "--set", "finetune.num_buckets=64")
     variants = card["ablation"]["own_topic"]["variants"]

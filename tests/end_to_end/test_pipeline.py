@@ -150,7 +150,7 @@ def test_an_export_is_imported_scores_the_same_and_is_fine_tuned(millrace, smoke
     own = ("--tasks-file", str(tmp_path / "own.toml"), "--data", str(tmp_path), "--size", "smoke")
     tuned = millrace("finetune", "tickets", "--base", "brought-in", *own, "--json")
     assert tuned.code == 0, tuned.stderr
-    assert tuned.json["registered"] == {"brought-in-tickets": "1"}
+    assert tuned.json["downstream"]["tickets"]["items"] > 0
 
 
 def test_a_folder_that_does_not_fit_is_refused_in_one_line(millrace, smoke_run, tmp_path):
@@ -164,7 +164,7 @@ def test_a_folder_that_does_not_fit_is_refused_in_one_line(millrace, smoke_run, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["unigram", "wordpiece"])
+@pytest.mark.parametrize("algorithm", [pytest.param("unigram", marks=pytest.mark.exhaustive), "wordpiece"])
 def test_the_other_tokenizers_go_the_whole_way_to_a_model(millrace, smoke_run, algorithm):
     settings = ("--set", f"train_tokenizer.algorithm={algorithm}", "--until", "pretrain", "--json")
     done = millrace("run", "--preset", "smoke", *settings)

@@ -52,7 +52,14 @@ def alone(tokens, tokenizer, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "then"), [("ddp", 1), ("fsdp", 1), ("ddp", 2)])
+@pytest.mark.parametrize(
+    ("strategy", "then"),
+    [
+        ("ddp", 1),
+        pytest.param("fsdp", 1, marks=pytest.mark.exhaustive),
+        pytest.param("ddp", 2, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_same_losses_and_a_checkpoint_for_any_number_of_processes(tokens, tokenizer, tmp_path, alone, strategy, then):
     statistics, wanted = alone
     process = start(tokens, tokenizer, tmp_path, CONFIG, processes=2, strategy=strategy)

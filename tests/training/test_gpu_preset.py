@@ -20,7 +20,7 @@ def test_it_is_of_the_class_of_gpt_2_small():
     assert PRESET.train_tokens >= 10 * work.num_parameters
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_its_code_path_learns_on_a_cpu(tokens, tokenizer, tmp_path):
     small = {"num_layers": 1, "d_model": 32, "num_heads": 2, "num_kv_heads": 2, "d_ff": 64}
     sizes = {"batch_tokens": 512, "micro_batch_tokens": 256}
