@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,8 +164,8 @@ def test_a_folder_that_does_not_fit_is_refused_in_one_line(millrace, smoke_run, 
     assert "pickle" in done.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("algorithm", [pytest.param("unigram", marks=pytest.mark.exhaustive), "wordpiece"])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("algorithm", ["unigram", "wordpiece"])
 def test_the_other_tokenizers_go_the_whole_way_to_a_model(millrace, smoke_run, algorithm):
     settings = ("--set", f"train_tokenizer.algorithm={algorithm}", "--until", "pretrain", "--json")
     done = millrace("run", "--preset", "smoke", *settings)
@@ -220,26 +221,24 @@ def test_bad_schedule_is_one_line(millrace, smoke_run):
 
 
 @pytest.mark.slow
-def test_killed_in_pretraining_resumes_to_the_same_weights(millrace: Millrace, smoke_run, tmp_path: Path):
+def test_killed_in_pretraining_resumes_to_the_same_weights(millrace: Millrace, smoke_run):
     settings = ["--preset", "smoke", "--until", "pretrain", "--set", "pretrain.train_tokens=245760", "--json"]
     settings += ["--set", "pretrain.optimization.checkpoint_seconds=0.3"]
+    before = set(millrace.workspace.glob("artifacts/pretrain/*"))
     undisturbed = millrace("run", *settings).json["weights_sha256"]
-    other = Millrace(tmp_path / "workspace")
-    command = [sys.executable, "-m", "flows.cli", "run", *settings, "--workspace", str(other.workspace)]
-    try:
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | THREADS
-        )
-        deadline = time.monotonic() + 200
-        while not list(other.workspace.glob("work/pretrain/*/*/*.safetensors")) and time.monotonic() < deadline:
-            assert process.poll() is None, "it finished before it could be killed"
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not list(other.workspace.glob("artifacts/pretrain/*"))
-        assert other("run", *settings).json["weights_sha256"] == undisturbed
-    finally:
-        other("down")
+    (made,) = set(millrace.workspace.glob("artifacts/pretrain/*")) - before
+    shutil.rmtree(made)
+    command = [sys.executable, "-m", "flows.cli", "run", *settings, "--workspace", str(millrace.workspace)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | THREADS)
+    deadline = time.monotonic() + 200
+    while not list(millrace.workspace.glob("work/pretrain/*/*/*.safetensors")) and time.monotonic() < deadline:
+        assert process.poll() is None, "it finished before it could be killed"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not made.exists()
+    assert millrace("run", *settings).json["weights_sha256"] == undisturbed
+    assert json.loads((made / "manifest.json").read_text())["statistics"]["resumed_from_step"] > 0
 
 
 def test_up_runs_what_is_started_in_prefect_and_stops_cleanly(millrace: Millrace, smoke_run):

@@ -10,7 +10,7 @@ import pytest
 
 from tests.end_to_end.conftest import THREADS, Millrace
 
-pytestmark = [pytest.mark.slow, pytest.mark.server]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.server]
 
 
 def test_two_processes_stop_cleanly_and_go_on(millrace: Millrace, smoke_run):
