@@ -54,7 +54,12 @@ def millrace(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="session")
-def smoke_run(millrace: Millrace) -> dict[str, Any]:
+def first_run(millrace: Millrace) -> Finished:
     done = millrace("run", "--preset", "smoke", "--json")
     assert done.code == 0, done.stderr[-3000:]
-    return done.json
+    return done
+
+
+@pytest.fixture(scope="session")
+def smoke_run(first_run: Finished) -> dict[str, Any]:
+    return first_run.json

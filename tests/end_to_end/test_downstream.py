@@ -64,6 +64,7 @@ def test_evaluate_gives_the_scores_and_registers_each_fine_tune(own, millrace):
     assert "millrace-smoke-own_topic" in millrace("models").stdout
 
 
+@pytest.mark.exhaustive
 def test_all_takes_every_task_whose_data_are_there(own):
     card = own("evaluate", "millrace-smoke", "--all", "--smoke")
     assert set(card["downstream"]) == {"own_topic", "own_reply"} and not card["registered"]
