@@ -221,7 +221,7 @@ def test_bad_schedule_is_one_line(millrace, smoke_run):
 
 @pytest.mark.slow
 def test_killed_in_pretraining_resumes_to_the_same_weights(millrace: Millrace, smoke_run):
-    settings = ["--preset", "smoke", "--until", "pretrain", "--set", "pretrain.train_tokens=245760", "--json"]
+    settings = ["--preset", "smoke", "--until", "pretrain", "--set", "pretrain.train_tokens=122880", "--json"]
     settings += ["--set", "pretrain.optimization.checkpoint_seconds=0.3"]
     before = set(millrace.workspace.glob("artifacts/pretrain/*"))
     undisturbed = millrace("run", *settings).json["weights_sha256"]
