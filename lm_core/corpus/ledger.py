@@ -213,16 +213,6 @@ def _without_personal_data(batch: pa.RecordBatch, places: dict[str, list[Redacti
     return batch.set_column(column, batch.schema.field(column), pa.array(texts, batch.schema.field(column).type))
 
 
-def documents_by_id(
-    corpus: ValidCorpus, doc_ids: Sequence[str], *, columns: Sequence[str] = ("doc_id", "text"), runtime: Runtime
-) -> pa.Table:
-    """The collected documents (kept or not) of the given ids, in the order of doc_id; unknown ids are left out."""
-    wanted = ", ".join(f"documents.{name}" for name in columns)
-    query = f"SELECT {wanted} FROM documents WHERE doc_id IN (SELECT unnest(?)) ORDER BY doc_id"
-    with opened(corpus, runtime) as connection:
-        return connection.sql(query, params=[list(doc_ids)]).to_arrow_table()
-
-
 def kept_examples(
     corpus: ValidCorpus, *, runtime: Runtime, task: str | None = None, splits: Sequence[str] | None = None
 ) -> pa.Table:
