@@ -5,7 +5,7 @@ ARGS ?=
 # Two processes, each with whole files, so that what a file's tests share is made once.
 IN_PAIRS := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: run test test-fast check lock clean
+.PHONY: run test test-all test-fast check lock clean
 
 # torch goes first and alone: where a CPU wheel lies ready it is taken, and nothing pulls gigabytes of CUDA.
 .venv/.installed: pyproject.toml constraints.txt
@@ -19,6 +19,9 @@ run: .venv/.installed  ## the pipeline with the preset laptop; ARGS=--json, ARGS
 
 test: .venv/.installed
 	@$(BIN)/python -m pytest $(IN_PAIRS)
+
+test-all: .venv/.installed  ## what `test` samples in full, too: the resume grid, every other way of FSDP
+	@$(BIN)/python -m pytest $(IN_PAIRS) -m ''
 
 test-fast: .venv/.installed
 	@$(BIN)/python -m pytest $(IN_PAIRS) -m 'not slow and not server'

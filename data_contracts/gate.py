@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Two threads that import the same packages in different orders can meet half-made modules.
 _IMPORTING = threading.Lock()
+# Its context belongs to the process: two threads that judge at once get each other's verdicts.
+_JUDGING = threading.Lock()
 
 PASSED, QUARANTINED, WARNED, FAILED = "passed", "quarantined", "warned", "failed"
 
@@ -131,8 +133,9 @@ def judge(profiles: Sequence[tuple[Contract, Profile]]) -> list[tuple[RuleResult
         ],
     )
     frame = pandas.DataFrame([observed], dtype="float64")
-    batch = context.data_sources.pandas_default.read_dataframe(frame)
-    verdicts = {result.expectation_config.kwargs["column"]: result for result in batch.validate(suite).results}
+    with _JUDGING:
+        batch = context.data_sources.pandas_default.read_dataframe(frame)
+        verdicts = {result.expectation_config.kwargs["column"]: result for result in batch.validate(suite).results}
     for name, verdict in verdicts.items():
         if verdict.exception_info.get("raised_exception"):
             raise ContractError(f"contract {name}: {verdict.exception_info.get('exception_message')}")

@@ -19,6 +19,8 @@ _TYPES = {
     "double": "DOUBLE",
     "bool": "BOOLEAN",
     "list<string>": "VARCHAR[]",
+    "list<int64>": "BIGINT[]",
+    "list<double>": "DOUBLE[]",
 }
 
 Profile = dict[str, float | int | None]

@@ -79,6 +79,13 @@ REDACTIONS = _schema(
     ("length", pa.int64(), False, "how many characters that are"),
 )
 
+CUTS = _schema(
+    ("doc_id", pa.string(), False, "a document that survived deduplication"),
+    ("kind", pa.string(), False, "boilerplate or repeated"),
+    ("start", pa.int64(), False, "first character of the text that is cut"),
+    ("length", pa.int64(), False, "how many characters that are"),
+)
+
 SPLIT_OF_DOCUMENT = _schema(
     ("doc_id", pa.string(), False, "a document that survived deduplication"),
     ("cluster", pa.string(), False, "smallest doc_id of its cluster of similar documents; itself when alone"),
@@ -177,12 +184,20 @@ PREDICTIONS = _schema(
     ("system", pa.string(), False, "model, random_weights, or the name of a baseline"),
     ("prediction", pa.string(), False, "what the system answered"),
     ("target", pa.string(), False, "what was wanted"),
-    ("score", pa.float64(), False, "the metric on this item"),
+    ("score", pa.float64(), True, "the metric on this item; null where it asks for a likelihood and there is none"),
     ("bits", pa.float64(), True, "-log2 p of the target; null where the system has no likelihood"),
     ("num_bytes", pa.int64(), True, "UTF-8 bytes that the bits stand for; 1 for a label"),
     ("confidence", pa.float64(), True, "probability of the predicted label; null without labels"),
     ("references", pa.list_(pa.string()), True, "all accepted answers; null when the target is the only one"),
     ("group", pa.string(), True, "what items share: intervals are clustered by it; null: nothing"),
+    ("prompt", pa.string(), True, "what was asked; null where nothing stands before the answer"),
+    ("kind", pa.string(), True, "by which scores are given too: a phenomenon, a kind of bias; null: none"),
+    ("choices", pa.list_(pa.string()), True, "the texts to choose from; null where the answer is free"),
+    ("choice_bits", pa.list_(pa.float64()), True, "-log2 p of each of the choices"),
+    ("choice_bytes", pa.list_(pa.int64()), True, "UTF-8 bytes of each of the choices"),
+    ("answer_bits", pa.float64(), True, "-log2 p that the system gives its own answer; null where nobody asked"),
+    ("answer_bits_of_reference", pa.float64(), True, "-log2 p that the model before tuning gives that answer"),
+    ("rank", pa.float64(), True, "rank of the right caption among the candidates; null but for pictures"),
 )
 
 QUESTIONS = _schema(

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.downstream_report import page, table_of
-from tasks.reports import table
+from tasks.markdown import table
 
 HEADINGS = ("variant", "score", "95 % interval", "gain over plain, paired", "p", "p adjusted", "verdict", "what it is")
 
@@ -41,7 +41,8 @@ def _verdict(made: Mapping[str, Any]) -> str:
     if gain["low"] > 0 or gain["high"] < 0:
         word = "better" if gain["low"] > 0 else "worse"
         return word if made["p_value_adjusted"] < 0.05 else f"{word}, not among so many rows"
-    return f"no difference found (one of {made['smallest_detectable_difference']:.3f} would be)"
+    least = made["smallest_detectable_difference"]
+    return "no difference found" + (f" (one of {least:.3f} would be)" if least is not None else "")
 
 
 def _heading(task: str, scores: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from flows.commands import arguments, corpus, downstream, pipeline, registry, stack, use
 from flows.commands.arguments import Handler
+from flows.terminal import visible
 
 GROUPS = (pipeline, stack, registry, use, downstream, corpus)
 EXIT_TRY_LATER, EXIT_INTERRUPTED = 75, 130
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MillraceError as error:
         if options.debug:
             raise
-        sys.stderr.write(f"millrace: {error}\n")
+        sys.stderr.write(visible(f"millrace: {error}\n"))
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough, `head` say
@@ -70,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write("millrace: interrupted; the same command goes on from here\n")
         return EXIT_INTERRUPTED
     if options.json:
-        sys.stdout.write(json.dumps(result, ensure_ascii=False, default=str) + "\n")
+        line = json.dumps(result, ensure_ascii=False, default=str)
+        # A file name that is not UTF-8 holds lone surrogates, which JSON can spell and UTF-8 cannot.
+        sys.stdout.write(line.encode("utf-8", "backslashreplace").decode() + "\n")
         sys.stdout.flush()
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,28 @@ from prefect.runtime import flow_run
 
 from flows.ablation_report import ablation_as_html, ablation_as_markdown
 from flows.downstream_report import as_html, as_markdown
-from flows.downstream_wiring import DownstreamConfig, TaskScores, ablate_task, hold_out, score_mixture, score_task
+from flows.downstream_wiring import (
+    DownstreamConfig,
+    TaskScores,
+    ablate_task,
+    expected_work,
+    hold_out,
+    score_mixture,
+    score_task,
+)
 from flows.pipeline import display_in_use
+from flows.tuned_wiring import AsItIs
 from lm_core.artifact import Checkpoint
+from lm_core.downstream.task import Task
+from lm_core.downstream.tuned import tuned
 from lm_core.downstream.variants import VARIANTS
 from lm_core.errors import MillraceError, Preempted, TryLaterError
 from lm_core.evaluation.statistics import adjusted_gains
 from lm_core.runtime import Runtime
-from tasks import registry
+from lm_core.store import Store
+from lm_core.training.devices import check_devices
 from tasks.display import Display
-from tasks.release import register
+from tasks.release import put_first_into_service, register
 from tasks.stage import StageRunner
 from tasks.tracking import Journal, forward_unsent
 
@@ -76,6 +89,7 @@ def _tracked(
 ) -> dict[str, Any]:
     """Do the work within a tracked run; leave its card as a Markdown artifact in Prefect and as HTML in MLflow."""
     runtime = Runtime()
+    check_devices(runtime)
     started = time.monotonic()
     journal = Journal(runtime.workspace, flow_run.name or name)
     runner = StageRunner(runtime, journal, display_in_use.get() or Display(quiet=True), lambda stage: None)
@@ -90,6 +104,7 @@ def _tracked(
             journal.metrics(journal.key, _figures(card))
         status = "FINISHED"
     finally:
+        runner.close()
         if journal.started:
             journal.end(journal.key, status)
             journal.stop_forwarder()
@@ -106,18 +121,32 @@ def _score_all(config: DownstreamConfig, runner: StageRunner, base: Checkpoint) 
     if config.mixed:
         return score_mixture(config, runner, base), {}
     held_out = hold_out(config, runner)
-    scores: Scores = {}
+    own = as_it_is(config, runner.store, base)
     left_out: dict[str, str] = {}
-    for task in config.tasks:
+
+    def score(task: Task) -> TaskScores | None:
         try:
-            scores[task.name] = score_task(task, config, runner, base, held_out)
+            return score_task(task, config, runner, base, held_out, own)
         except (Preempted, TryLaterError):
             raise
         except MillraceError as error:
             if not config.skip_what_fails:
                 raise
             left_out[task.name] = str(error)
-    return scores, left_out
+            runner.display.say(f"  {task.name} is left out: {error}")
+            return None
+
+    longest_first = sorted(config.tasks, key=expected_work, reverse=True)
+    made = runner.together([partial(score, task) for task in longest_first], counted="tasks")
+    found = {task.name: scores for task, scores in zip(longest_first, made, strict=True) if scores}
+    return {task.name: found[task.name] for task in config.tasks if task.name in found}, left_out
+
+
+def as_it_is(config: DownstreamConfig, store: Store, base: Checkpoint) -> AsItIs | None:
+    """How the model was tuned, where it is to be scored as it is on what it was tuned for."""
+    lineage = partial(tuned, store)
+    found = lineage(base) if config.as_it_is else None
+    return AsItIs(found, lineage, config.smoke) if found else None
 
 
 def _register(config: DownstreamConfig, runner: StageRunner, scores: Scores) -> dict[str, str]:
@@ -133,7 +162,5 @@ def _register(config: DownstreamConfig, runner: StageRunner, scores: Scores) -> 
     if not config.register_as or not models:
         return {}
     made = runner.recorded("register", lambda: register(runner.runtime, runner.journal, models, return_state=True))
-    for name, item in made.items():
-        if registry.version_with_alias(name, "champion") is None:
-            registry.promote(name, item.version, ("there is no champion yet",))
+    put_first_into_service(made)
     return {name: item.version for name, item in made.items()}

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from flows.config import PipelineConfig
+from flows.finetune_settings import (
+    OF_LABELS,
+    SMOKE_BATCH_TOKENS,
+    SMOKE_STEPS,
+    finetune_settings,
+    lent_to_pictures,
+)
+from flows.tuned_wiring import AsItIs
 from flows.visual_wiring import score_visual
 from flows.wiring import Run
 from lm_core import stages
@@ -30,8 +39,9 @@ from lm_core.downstream.rows import HUB, missing_files
 from lm_core.downstream.task import Task
 from lm_core.downstream.tasks.registry import declared_tasks, find_tasks
 from lm_core.downstream.variants import variants_of
+from lm_core.errors import UserError
 
-SMOKE_ITEMS, SMOKE_STEPS, SMOKE_TOKENS, SMOKE_RESAMPLES, SMOKE_BATCH_TOKENS = 8, 2, 4, 200, 256
+SMOKE_ITEMS, SMOKE_TOKENS, SMOKE_RESAMPLES = 8, 4, 200
 # An ablation is about few examples: with many of them nothing has to be regularised.
 ABLATION_ITEMS, ABLATION_EPOCHS = 400, 4.0
 MIXTURE = "mixture"
@@ -43,10 +53,16 @@ class DownstreamConfig(Config):
     tasks: tuple[Task, ...] = Field(..., min_length=1, description="Declarations, in order.")
     data: str = Field(..., description="Folder that the tasks' files are relative to, or hub.")
     finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, description="Optimizer and strategy.")
+    chosen: tuple[str, ...] = Field(
+        (), description="Settings of finetune that hold against a task's own budget and recipe."
+    )
     evaluate_task: EvaluateTaskConfig = Field(
         default=EvaluateTaskConfig(max_items=5000, max_new_tokens=512), description="Intervals and limits."
     )
     mixed: bool = Field(False, description="One model learns all the tasks at once, instead of one for each.")
+    as_it_is: bool = Field(
+        False, description="A model that was tuned for a task is scored on it as it is, and not tuned again."
+    )
     smoke: bool = Field(False, description="A few items and steps of each task, to see that all of it runs.")
     skip_what_fails: bool = Field(False, description="A task that cannot be scored is named; the others go on.")
     register_as: str = Field("", description="Register the fine-tunes as NAME-TASK; empty registers nothing.")
@@ -65,16 +81,24 @@ class TaskScores:
     again: Callable[[Checkpoint], Evaluation] | None = None
 
 
-def score_task(task: Task, config: DownstreamConfig, run: Run, base: Checkpoint, held_out: HeldOut) -> TaskScores:
-    """Read, fine-tune, fine-tune from random weights, score."""
+def score_task(
+    task: Task, config: DownstreamConfig, run: Run, base: Checkpoint, held_out: HeldOut, own: AsItIs | None = None
+) -> TaskScores:
+    """Read, fine-tune, fine-tune from random weights, score.
+
+    Args:
+        own: how the base itself was tuned, where it is to be scored as it is on what it was tuned for.
+    """
     whole = stages.WHOLE_TASKS.get(task.name) or stages.WHOLE_TASKS.get(task.kind)
     if whole:
         size = "smoke" if config.smoke else "full"
         alone = ScoreTaskConfig(task=task, data=config.data, max_items=_cap(config), size=size)
         return TaskScores(run(whole, alone, label=f"evaluate {task.name}", base=base))
+    if own and own.fits(task):
+        return _score_as_it_is(task, config, run, own, held_out)
     if task.kind == "visual":
-        how = config.finetune.optimization
-        return TaskScores(*score_visual(task, run, base, data=config.data, optimization=how, smoke=config.smoke))
+        how = lent_to_pictures(config)
+        return TaskScores(*score_visual(task, run, base, data=config.data, lent=how, smoke=config.smoke))
     examples = read(task, config, run, held_out)
     settings = finetune_settings(task, config)
     pair = finetune_pair(task.name, settings, run, base, examples)
@@ -87,9 +111,34 @@ def score_task(task: Task, config: DownstreamConfig, run: Run, base: Checkpoint,
     return TaskScores(evaluate(task, config, run, pair, examples), pair[0], again)
 
 
+def _score_as_it_is(task: Task, config: DownstreamConfig, run: Run, own: AsItIs, held_out: HeldOut) -> TaskScores:
+    """The model that was tuned for a task, beside twins and baselines; it is registered already."""
+    if config.chosen and not config.skip_what_fails:
+        raise UserError(
+            f"finetune.{config.chosen[0]} has no effect on {task.name}: the model was tuned for it and is scored as "
+            "it is; `millrace finetune` tunes it again"
+        )
+    model = own.tuned.model
+    if task.kind == "visual":
+        how, data, smoke = lent_to_pictures(config), config.data, config.smoke
+        return TaskScores(score_visual(task, run, own.base(), data=data, lent=how, smoke=smoke, finetuned=model)[0])
+    examples = read(task, config, run, held_out)
+    if task.kind == "preference":
+        reference, random = own.preferred(run, task, examples)
+        return TaskScores(_evaluate_preference(task, config, run, (model, reference, random), examples))
+    return TaskScores(evaluate(task, config, run, (model, own.random_twin(run, task, examples)), examples))
+
+
+def expected_work(task: Task) -> float:
+    """About how long a task takes, in tokens of training: side by side the longest go first."""
+    many_models = {"visual": 4.0, "choice": 1.0, "preference": 2.0}
+    items_asked = 10_000.0 * task.max_test_items if task.kind == "choice" else 0.0
+    return many_models.get(task.kind, 1.0) * (task.max_steps * task.batch_tokens + items_asked)
+
+
 def read(task: Task, config: DownstreamConfig, run: Run, held_out: HeldOut) -> DownstreamData:
     """The task's items; those to train on hold none of the held-out items."""
-    settings = ReadTaskConfig(task=task, data=config.data, max_items=_cap(config))
+    settings = ReadTaskConfig(task=task, data=config.data, max_items=_cap(config), skim=config.smoke)
     return run(stages.READ_TASK, settings, label=f"read {task.name}", held_out=held_out)
 
 
@@ -107,10 +156,13 @@ def finetune_pair(
     """The fine-tune, and beside it the same model from random weights with the same budget."""
     inputs = {"base": base, "examples": examples}
     from_random = settings.model_copy(update={"from_random": True, "replay_fraction": 0.0})
-    return (
-        run(stages.FINETUNE, settings, label=f"finetune {name}", **inputs),
-        run(stages.FINETUNE, from_random, label=f"finetune {name} from random weights", **inputs),
+    tuned, random = run.together(
+        [
+            lambda: run(stages.FINETUNE, settings, label=f"finetune {name}", **inputs),
+            lambda: run(stages.FINETUNE, from_random, label=f"finetune {name} from random weights", **inputs),
+        ]
     )
+    return tuned, random
 
 
 def evaluate(
@@ -135,7 +187,9 @@ def _score_preference(
     optimization = PreferConfig().optimization.model_copy(
         update={"precision": config.finetune.optimization.precision, "seed": config.finetune.optimization.seed}
     )
-    settings = PreferConfig(task=task.name, optimization=optimization)
+    guard = finetune_settings(task, config)
+    settings = PreferConfig(task=task.name, optimization=optimization, max_forgetting=guard.max_forgetting,
+                            guard_tokens=guard.guard_tokens)  # fmt: skip
     if config.smoke:
         few = {"batch_tokens": SMOKE_BATCH_TOKENS, "micro_batch_tokens": SMOKE_BATCH_TOKENS}
         settings = settings.model_copy(
@@ -145,31 +199,47 @@ def _score_preference(
                 "optimization": optimization.model_copy(update=few),
             }
         )
-    tuned, random = (
-        run(stages.PREFER, settings, label=f"prefer {name}", base=one, examples=examples)
-        for name, one in zip((task.name, f"{task.name} from random weights"), pair, strict=True)
+
+    def prefer(name: str, base: Checkpoint) -> Checkpoint:
+        return run(stages.PREFER, settings, label=f"prefer {name}", base=base, examples=examples)
+
+    tuned, random = run.together(
+        [partial(prefer, task.name, pair[0]), partial(prefer, f"{task.name} from random weights", pair[1])]
     )
-    limits = _limits(config)
+    return TaskScores(_evaluate_preference(task, config, run, (tuned, pair[0], random), examples), tuned)
+
+
+def _evaluate_preference(
+    task: Task,
+    config: DownstreamConfig,
+    run: Run,
+    models: tuple[Checkpoint, Checkpoint, Checkpoint],
+    examples: DownstreamData,
+) -> Evaluation:
+    """Scores of a model tuned by pairs beside its reference, and the same from random weights."""
     scoring = EvaluatePreferenceConfig(
         task=task.name, max_items=task.max_test_items, max_new_tokens=task.max_new_tokens
-    ).model_copy(update=limits)
-    evaluation = run(stages.EVALUATE_PREFERENCE, scoring, label=f"evaluate {task.name}", finetuned=tuned,
-                     reference=pair[0], from_random=random, examples=examples)  # fmt: skip
-    return TaskScores(evaluation, tuned)
+    ).model_copy(update=_limits(config))
+    finetuned, reference, from_random = models
+    return run(stages.EVALUATE_PREFERENCE, scoring, label=f"evaluate {task.name}", finetuned=finetuned,
+               reference=reference, from_random=from_random, examples=examples)  # fmt: skip
 
 
 def score_mixture(config: DownstreamConfig, run: Run, base: Checkpoint) -> dict[str, TaskScores]:
     """One model that learns all the tasks at once, scored on each."""
-    settings = ReadMixtureConfig(tasks=config.tasks, data=config.data, max_items=_cap(config))
+    settings = ReadMixtureConfig(tasks=config.tasks, data=config.data, max_items=_cap(config), skim=config.smoke)
     examples = run(stages.READ_MIXTURE, settings, label=f"read {MIXTURE}", held_out=hold_out(config, run))
     longest = max(config.tasks, key=lambda task: task.max_steps)
     steps = sum(task.max_steps for task in config.tasks)
-    values = {"task": MIXTURE, "mixture": tuple(task.name for task in config.tasks), "max_steps": steps}
-    if config.smoke:
-        values["max_steps"] = SMOKE_STEPS
-    learnt = finetune_settings(longest, config).model_copy(update=values | {"pooling": "mean", "num_buckets": 0})
+    values: dict[str, Any] = {"task": MIXTURE, "mixture": tuple(task.name for task in config.tasks)}
+    if not config.smoke and "max_steps" not in config.chosen:
+        values["max_steps"] = steps
+    defaults = FinetuneConfig()
+    values |= {name: getattr(defaults, name) for name in OF_LABELS}  # its answers are written, whatever a recipe says
+    learnt = finetune_settings(longest, config).model_copy(update=values)
     pair = finetune_pair(MIXTURE, learnt, run, base, examples)
-    return {task.name: TaskScores(evaluate(task, config, run, pair, examples), pair[0]) for task in config.tasks}
+    scores = run.together([partial(evaluate, task, config, run, pair, examples) for task in config.tasks])
+    return {task.name: TaskScores(made, pair[0]) for task, made in zip(config.tasks, scores, strict=True)}
 
 
 def fan_out(config: PipelineConfig, run: Run, base: Checkpoint) -> dict[str, TaskScores]:
@@ -182,43 +252,26 @@ def fan_out(config: PipelineConfig, run: Run, base: Checkpoint) -> dict[str, Tas
         task for task in declared_tasks(own).values() if not missing_files(task, asked.data)
     ]
     data = asked.data if asked.data == HUB else str(Path(asked.data).absolute())
-    whole = DownstreamConfig(tasks=tuple(tasks), data=data, finetune=config.finetune)
+    whole = DownstreamConfig(tasks=tuple(tasks), data=data, finetune=config.finetune, chosen=asked.chosen)
     held_out = hold_out(whole, run)
-    return {task.name: score_task(task, whole, run, base, held_out) for task in tasks}
-
-
-def finetune_settings(task: Task, config: DownstreamConfig) -> FinetuneConfig:
-    """The general settings with the task's own budget and recipe."""
-    recipe = {name: value for name, value in task.recipe.model_dump().items() if value is not None}
-    of_optimizer = type(config.finetune.optimization).model_fields
-    batch_tokens = min(task.batch_tokens, SMOKE_BATCH_TOKENS) if config.smoke else task.batch_tokens
-    optimization = config.finetune.optimization.model_copy(
-        update={"batch_tokens": batch_tokens, "micro_batch_tokens": batch_tokens}
-        | {name: value for name, value in recipe.items() if name in of_optimizer}
-    )
-    return config.finetune.model_copy(
-        update={
-            "task": task.name,
-            "loss_on": task.loss_on,
-            "num_epochs": task.num_epochs,
-            "max_steps": SMOKE_STEPS if config.smoke else task.max_steps,
-            "guard_tokens": SMOKE_BATCH_TOKENS if config.smoke else config.finetune.guard_tokens,
-            "optimization": optimization,
-        }
-        | {name: value for name, value in recipe.items() if name not in of_optimizer}
-    )
+    scores = run.together([partial(score_task, task, whole, run, base, held_out) for task in tasks], counted="tasks")
+    return {task.name: made for task, made in zip(tasks, scores, strict=True)}
 
 
 def ablate_task(task: Task, config: DownstreamConfig, run: Run, base: Checkpoint) -> Evaluation:
     """The generalisation toolbox on few examples of a task, one fine-tune for each variant."""
     few = task.model_copy(update={"max_train_items": ABLATION_ITEMS})
     examples = read(few, config, run, hold_out(config, run))
-    settings = finetune_settings(few, config).model_copy(update={"num_epochs": ABLATION_EPOCHS})
+    settings = finetune_settings(few, config)
+    if "num_epochs" not in config.chosen:
+        settings = settings.model_copy(update={"num_epochs": ABLATION_EPOCHS})
     variants = variants_of(settings, labels=task.kind == "label")
-    made = {
-        f"variant_{name}": run(stages.FINETUNE, one, label=f"finetune {task.name} {name}", base=base, examples=examples)
-        for name, (_, one) in variants.items()
-    }
+
+    def tune(name: str, one: FinetuneConfig) -> Checkpoint:
+        return run(stages.FINETUNE, one, label=f"finetune {task.name} {name}", base=base, examples=examples)
+
+    tuned = run.together([partial(tune, name, one) for name, (_, one) in variants.items()], counted="variants")
+    made = {f"variant_{name}": one for name, one in zip(variants, tuned, strict=True)}
     scoring = AblateConfig.model_validate(
         config.evaluate_task.model_dump() | {"task": task.name, "declared": task} | _limits(config)
     )

@@ -94,6 +94,7 @@ def run_promote(model: str = "millrace", version: str = "challenger") -> str:
 
 def _run(config: PipelineConfig, until: Until) -> dict[str, Any]:
     runtime = Runtime()
+    until.check_devices(runtime)
     started = time.monotonic()
     journal = Journal(runtime.workspace, flow_run.name or "corpus to model")
     runner = StageRunner(runtime, journal, display_in_use.get() or Display(quiet=True), until.check)
@@ -114,6 +115,7 @@ def _run(config: PipelineConfig, until: Until) -> dict[str, Any]:
             journal.write("text", journal.key, name="score-card.md", text=as_markdown(card))
         status = "FINISHED"
     finally:
+        runner.close()
         if journal.started:
             journal.end(journal.key, status)
             journal.stop_forwarder()

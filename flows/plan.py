@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flows.config import PipelineConfig
 from flows.downstream_wiring import fan_out
-from flows.wiring import Until, UntilReached, corpus_to_model
+from flows.wiring import ResultT, Until, UntilReached, corpus_to_model
 from lm_core.artifact import Artifact, ArtifactT
 from lm_core.config import Config, identity_of
 from lm_core.runtime import Runtime, has_gpu
@@ -59,6 +59,10 @@ class Planner:
         why = self._why(stage, described, digests, changing)
         self.stages.append(PlannedStage(label or stage.name, "run", why))
         return stage.output(self.store.folder(stage.name, UNKNOWN), stage.name, UNKNOWN, UNKNOWN)
+
+    def together(self, calls: Sequence[Callable[[], ResultT]], *, counted: str = "") -> list[ResultT]:
+        """Plan one after the other."""
+        return [call() for call in calls]
 
     def _why(
         self, stage: Stage[Any], config: Mapping[str, Any], digests: Mapping[str, str], changing: list[str]

@@ -7,11 +7,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from flows.terminal import on_one_line
 from lm_core.artifact import Artifact, ValidCorpus
 from lm_core.corpus.ledger import fate_counts
+from tasks.markdown import table as markdown_table
 from tasks.registry import Registered
-from tasks.reports import table as markdown_table
 from tasks.stage import StageRunner
 from tasks.wording import duration
 
@@ -70,7 +72,7 @@ def show(card: Mapping[str, Any], addresses: Mapping[str, str], console: Console
     """The card as a person reads it."""
     console.print()
     if card["corpus"]:
-        console.print(funnel_table(card["corpus"]))
+        console.print(funnel_table(card["corpus"], most=SOURCES_SHOWN))
     if card["pretrain"].get("baseline_bits_per_byte"):
         console.print(_language(card["pretrain"]))
     if card["downstream"]:
@@ -88,18 +90,23 @@ def show(card: Mapping[str, Any], addresses: Mapping[str, str], console: Console
         console.print("Next: millrace chat · millrace generate 'Return the' · millrace models · millrace down")
 
 
-def funnel_table(corpus: Mapping[str, Any]) -> Table:
-    """Fates by source, the biggest sources first."""
+def funnel_table(corpus: Mapping[str, Any], most: int | None = None) -> Table:
+    """Fates by source, the biggest sources first: all of them, or so many."""
     fates = [fate for fate, count in corpus["fates"].items() if count]
-    table = Table(title="Corpus: every document has one fate", title_justify="left")
-    table.add_column("source", no_wrap=True, min_width=12)
+    # Narrow enough for its headings on a terminal of eighty columns.
+    table = Table(title="Corpus: every document has one fate", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    table.add_column("source", no_wrap=True, min_width=12, max_width=24)
     for heading in ("collected", *fates):
-        table.add_column(heading.replace("_", " "), justify="right")
+        table.add_column(heading.replace("_duplicate", "\ncopies"), justify="right")
     ranked = sorted(corpus["by_source"].items(), key=lambda item: -item[1]["collected"])
-    for source, counts in ranked[:SOURCES_SHOWN]:
-        table.add_row(source, f"{counts['collected']:,}", *(f"{counts['fates'].get(fate, 0):,}" for fate in fates))
-    if len(ranked) > SOURCES_SHOWN:
-        table.add_row(f"... {len(ranked) - SOURCES_SHOWN} more sources", *[""] * (len(fates) + 1))
+    for source, counts in ranked[:most]:
+        table.add_row(
+            Text(on_one_line(source)),
+            f"{counts['collected']:,}",
+            *(f"{counts['fates'].get(fate, 0):,}" for fate in fates),
+        )
+    if most is not None and len(ranked) > most:
+        table.add_row(f"... {len(ranked) - most} more sources", *[""] * (len(fates) + 1))
     table.add_section()
     table.add_row("all", f"{corpus['collected']:,}", *(f"{corpus['fates'][fate]:,}" for fate in fates))
     return table

@@ -6,15 +6,21 @@ artifact in a Prefect task; the planner's only asks the store whether it would b
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 from flows.config import PipelineConfig
 from lm_core import stages
 from lm_core.artifact import Artifact, ArtifactT, Checkpoint, DownstreamData, Evaluation, TokenDataset, ValidCorpus
 from lm_core.config import Config
 from lm_core.errors import UserError
+from lm_core.runtime import Runtime
 from lm_core.store import Stage
+from lm_core.training.devices import check_devices
+
+ResultT = TypeVar("ResultT")
 
 
 class Run(Protocol):
@@ -23,6 +29,9 @@ class Run(Protocol):
     def __call__(
         self, stage: Stage[ArtifactT], config: Config, *, label: str | None = None, **inputs: Artifact
     ) -> ArtifactT: ...
+
+    def together(self, calls: Sequence[Callable[[], ResultT]], *, counted: str = "") -> list[ResultT]:
+        """Results of calls that do not need each other, in their order; `counted` is what a call is, in the plural."""
 
 
 class UntilReached(Exception):  # noqa: N818, not an error: it ends the straight line early
@@ -39,6 +48,12 @@ class Until:
         names = [stage.name for stage in stages.PIPELINE]
         if self.stage is not None and self.stage not in names:
             raise UserError(f"--until {self.stage}: there is no such stage; the stages are {', '.join(names)}")
+
+    def check_devices(self, runtime: Runtime) -> None:
+        """Refuse, before the first stage, a run whose training would find its device missing."""
+        names = [stage.name for stage in stages.PIPELINE]
+        if self.stage is None or names.index(self.stage) >= names.index(stages.PRETRAIN.name):
+            check_devices(runtime)
 
     def check(self, stage: Stage) -> None:
         """Raise UntilReached for a stage that stands beyond the last one."""
@@ -99,18 +114,26 @@ def corpus_to_model(config: PipelineConfig, run: Run) -> Products:
     tokens = run(stages.TOKENIZE, config.tokenize, corpus=valid, tokenizer=tokenizer)
     base = run(stages.PRETRAIN, config.pretrain, tokens=tokens, tokenizer=tokenizer)
     tasks = tasks_of(examples, config)
-    finetuned = {task: finetune(task, config, run, base=base, examples=examples, corpus=valid) for task in tasks}
-    evaluation = run(stages.EVALUATE, config.evaluate, base=base, tokens=tokens, corpus=valid)
-    evaluated = {
-        task: evaluate_task(task, config, run, *finetuned[task], examples=examples, corpus=valid) for task in tasks
-    }
+
+    def tune(task: str) -> tuple[Checkpoint, Checkpoint]:
+        return finetune(task, config, run, base=base, examples=examples, corpus=valid)
+
+    def score(task: str, pair: tuple[Checkpoint, Checkpoint]) -> Evaluation:
+        return evaluate_task(task, config, run, *pair, examples=examples, corpus=valid)
+
+    tuned = run.together([partial(tune, task) for task in tasks])
+    scored: list[Callable[[], Evaluation]] = [
+        lambda: run(stages.EVALUATE, config.evaluate, base=base, tokens=tokens, corpus=valid)
+    ]
+    scored += [partial(score, task, pair) for task, pair in zip(tasks, tuned, strict=True)]
+    evaluation, *evaluations = run.together(scored)
     return Products(
         corpus=valid,
         examples=examples,
         tokens=tokens,
         base=base,
         evaluation=evaluation,
-        tasks={task: TaskProducts(*finetuned[task], evaluated[task]) for task in tasks},
+        tasks={task: TaskProducts(*pair, scores) for task, pair, scores in zip(tasks, tuned, evaluations, strict=True)},
     )
 
 
@@ -126,10 +149,13 @@ def finetune(
     inputs = {"base": base, "examples": examples, "corpus": corpus}
     settings = config.finetune.model_copy(update={"task": task})
     from_scratch = settings.model_copy(update={"from_random": True})
-    return (
-        run(stages.FINETUNE, settings, label=f"finetune {task}", **inputs),
-        run(stages.FINETUNE, from_scratch, label=f"finetune {task} from random weights", **inputs),
+    tuned, random = run.together(
+        [
+            lambda: run(stages.FINETUNE, settings, label=f"finetune {task}", **inputs),
+            lambda: run(stages.FINETUNE, from_scratch, label=f"finetune {task} from random weights", **inputs),
+        ]
     )
+    return tuned, random
 
 
 def evaluate_task(

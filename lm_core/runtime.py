@@ -7,6 +7,7 @@ reach a fingerprint. This is the one module of `lm_core` that reads the environm
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,15 @@ from lm_core.errors import UserError
 
 STRATEGIES = ("ddp", "fsdp")
 RUNNERS = ("local", "ray")
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+MAX_PROCESSES = 64
+# What a process takes that fine-tunes or scores a model of some million parameters, and what the run itself takes with
+# its servers: more side by side only where there is room.
+MEMORY_OF_A_WORKER_BYTES, MEMORY_OF_THE_RUN_BYTES, MAX_SIDE_BY_SIDE = 1_500_000_000, 2_000_000_000, 16
+MIN_MEMORY_LIMIT_BYTES = 100_000_000
+# One process of many must not start a thread for each CPU: OpenMP, BLAS, numba and tokenizers all would.
+THREAD_SETTINGS = ("MILLRACE_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
+                   "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")  # fmt: skip
 
 
 def usable_cpus() -> int:
@@ -61,13 +71,46 @@ def _number(name: str) -> float | None:
     return number
 
 
+def _whole_number(name: str) -> int | None:
+    number = _number(name)
+    if number is not None and not number.is_integer():
+        raise UserError(f"{name}={os.environ[name]} is not a whole number")
+    return None if number is None else int(number)
+
+
 def _default_threads() -> int:
-    return int(_number("MILLRACE_THREADS") or usable_cpus())
+    return _whole_number("MILLRACE_THREADS") or usable_cpus()
 
 
 def _default_processes() -> int:
-    number = _number("MILLRACE_PROCESSES")
-    return 1 if number is None else int(number)
+    number = _whole_number("MILLRACE_PROCESSES")
+    return 1 if number is None else number
+
+
+def usable_memory_bytes() -> int:
+    """Memory that this process may use: the machine's, or less where its control group says so."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no control groups, or "max"
+        return machine
+
+
+def _default_memory_limit() -> int:
+    number = _whole_number("MILLRACE_MEMORY_LIMIT")
+    if number is not None and number < MIN_MEMORY_LIMIT_BYTES:
+        raise UserError(f"MILLRACE_MEMORY_LIMIT={number:g} is too little: give at least {MIN_MEMORY_LIMIT_BYTES} bytes")
+    return 1_000_000_000 if number is None else number
+
+
+def _default_side_by_side() -> int:
+    number = _whole_number("MILLRACE_SIDE_BY_SIDE")
+    if number is not None:
+        return number
+    if has_gpu() or _default_processes() > 1:
+        return 1  # they would wait for each other
+    room = (usable_memory_bytes() - MEMORY_OF_THE_RUN_BYTES) // MEMORY_OF_A_WORKER_BYTES
+    return max(1, min(_default_threads(), room, MAX_SIDE_BY_SIDE))
 
 
 def _default_runner() -> str:
@@ -106,9 +149,11 @@ class Runtime:
         device: "auto" (GPU when there is one), "cpu", "cuda" or "cuda:N".
         num_threads: threads for torch and DuckDB.
         num_workers: processes for parsing and cleaning.
-        memory_limit_bytes: what DuckDB may use before it spills to disk.
+        memory_limit_bytes: what DuckDB may use before it spills to disk, and deduplication before it uses files.
         num_processes: processes that pretrain together, one device each; of the same batch, so of the same model.
         strategy: how they share the model: "ddp" (each holds all of it) or "fsdp" (each holds a part).
+        num_side_by_side: stages that do not need each other and run at the same time, each in a process of its own with
+            its share of the threads; 1: one after the other.
         runner: where the parts of data stages are worked on: "local" (threads of this process) or "ray".
         ray_address: of a Ray cluster; None starts one on this machine for the time of each stage.
         tariff: prices for the estimates of energy and cost.
@@ -118,20 +163,32 @@ class Runtime:
     device: str = field(default_factory=_default_device)
     num_threads: int = field(default_factory=_default_threads)
     num_workers: int = field(default_factory=_default_threads)
-    memory_limit_bytes: int = 1_000_000_000
+    memory_limit_bytes: int = field(default_factory=_default_memory_limit)
     num_processes: int = field(default_factory=_default_processes)
     strategy: str = field(default_factory=_default_strategy)
+    num_side_by_side: int = field(default_factory=_default_side_by_side)
     runner: str = field(default_factory=_default_runner)
     ray_address: str | None = field(default_factory=_default_ray_address)
     tariff: Tariff = field(default_factory=Tariff)
 
     def __post_init__(self) -> None:
+        if not DEVICE.fullmatch(self.device):
+            raise UserError(
+                f"device={self.device} (MILLRACE_DEVICE) is not a device to train on; use auto, cpu, cuda or cuda:N"
+            )
         if self.runner not in RUNNERS:
             raise UserError(f"runner={self.runner} (MILLRACE_RUNNER) is not known; it is one of {', '.join(RUNNERS)}")
         if self.strategy not in STRATEGIES:
             raise UserError(f"strategy={self.strategy} is not known; it is one of {', '.join(STRATEGIES)}")
+        if self.num_side_by_side < 1:
+            raise UserError(f"num_side_by_side={self.num_side_by_side} (MILLRACE_SIDE_BY_SIDE) must be at least 1")
         if self.num_processes < 1:
             raise UserError(f"num_processes={self.num_processes} (MILLRACE_PROCESSES, --processes) must be at least 1")
+        if self.num_processes > MAX_PROCESSES:
+            raise UserError(
+                f"num_processes={self.num_processes} (MILLRACE_PROCESSES, --processes) is more than the "
+                f"{MAX_PROCESSES} that one machine is given"
+            )
         if self.num_processes == 1 and self.strategy != STRATEGIES[0]:
             raise UserError(f"strategy={self.strategy} has no effect with one process; give --processes, too")
 
@@ -139,6 +196,11 @@ class Runtime:
     def artifacts(self) -> Path:
         """Folder of the published artifacts."""
         return self.workspace / "artifacts"
+
+
+def environment_for(runtime: Runtime) -> dict[str, str]:
+    """The environment of a process that is to use only the threads of a runtime."""
+    return dict(os.environ) | dict.fromkeys(THREAD_SETTINGS, str(runtime.num_threads))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The stages of the pipeline: one page that says what makes what.
 
-VERSION counts up whenever the values a stage computes change; `tests/golden` holds a digest for each and fails when the
+VERSION counts up whenever the values a stage computes change; the tests with a table `..._BY_VERSION` fail when the
 values moved and the version did not.
 """
 
@@ -22,7 +22,7 @@ from lm_core.store import Stage
 
 COLLECT = Stage(
     name="collect",
-    version=3,
+    version=5,
     output=Corpus,
     function="lm_core.corpus.collect:collect",
     inputs={},
@@ -59,7 +59,7 @@ HOLD_OUT = Stage(
 )
 DECONTAMINATE = Stage(
     name="decontaminate",
-    version=2,
+    version=3,
     output=Decisions,
     function="lm_core.corpus.decontaminate:decontaminate",
     inputs={
@@ -100,7 +100,7 @@ TOKENIZE = Stage(
 )
 PRETRAIN = Stage(
     name="pretrain",
-    version=2,
+    version=3,
     output=Checkpoint,
     function="lm_core.training.pretrain:pretrain",
     inputs={"tokens": TokenDataset, "tokenizer": Tokenizer},
@@ -115,7 +115,7 @@ IMPORT = Stage(
 )
 READ_TASK = Stage(
     name="read_task",
-    version=2,
+    version=4,
     output=DownstreamData,
     function="lm_core.downstream.read_task:read_task",
     external="lm_core.downstream.read_task:source_digests",
@@ -133,7 +133,7 @@ READ_MIXTURE = Stage(
 )
 FINETUNE = Stage(
     name="finetune",
-    version=3,
+    version=5,
     output=Checkpoint,
     function="lm_core.downstream.finetune:finetune",
     inputs={"base": Checkpoint, "examples": DownstreamData, "corpus": ValidCorpus},
@@ -148,7 +148,7 @@ EVALUATE = Stage(
 )
 EVALUATE_TASK = Stage(
     name="evaluate_task",
-    version=3,
+    version=10,
     output=Evaluation,
     function="lm_core.evaluation.downstream:evaluate_task",
     inputs={
@@ -162,14 +162,14 @@ EVALUATE_TASK = Stage(
 
 PREFER = Stage(
     name="prefer",
-    version=1,
+    version=3,
     output=Checkpoint,
     function="lm_core.downstream.preference:prefer",
     inputs={"base": Checkpoint, "examples": DownstreamData},
 )
 EVALUATE_PREFERENCE = Stage(
     name="evaluate_preference",
-    version=1,
+    version=4,
     output=Evaluation,
     function="lm_core.evaluation.preference:evaluate_preference",
     inputs={
@@ -181,14 +181,14 @@ EVALUATE_PREFERENCE = Stage(
 )
 ABLATE = Stage(
     name="ablate",
-    version=1,
+    version=4,
     output=Evaluation,
     function="lm_core.evaluation.ablation:ablate",
     inputs={"variant_*": Checkpoint, "examples": DownstreamData},
 )
 CHOOSE = Stage(
     name="choose",
-    version=3,
+    version=6,
     output=Evaluation,
     function="lm_core.evaluation.zero_shot:evaluate_choice",
     external="lm_core.downstream.read_task:source_digests",
@@ -196,7 +196,7 @@ CHOOSE = Stage(
 )
 PROBE_BIAS = Stage(
     name="probe_bias",
-    version=2,
+    version=6,
     output=Evaluation,
     function="lm_core.evaluation.bias:evaluate_bias",
     external="lm_core.downstream.read_task:source_digests",
@@ -205,7 +205,7 @@ PROBE_BIAS = Stage(
 
 READ_PICTURES = Stage(
     name="read_pictures",
-    version=1,
+    version=2,
     output=DownstreamData,
     function="lm_core.vision.read_pictures:read_pictures",
     external="lm_core.downstream.read_task:source_digests",
@@ -220,7 +220,7 @@ TEACH_ENCODER = Stage(
 )
 FINETUNE_VISUAL = Stage(
     name="finetune_visual",
-    version=1,
+    version=3,
     output=Checkpoint,
     function="lm_core.vision.finetune_visual:finetune_visual",
     inputs={"base": Checkpoint, "examples": DownstreamData, "encoder": PictureEncoder},
@@ -228,7 +228,7 @@ FINETUNE_VISUAL = Stage(
 )
 EVALUATE_VISUAL = Stage(
     name="evaluate_visual",
-    version=1,
+    version=3,
     output=Evaluation,
     function="lm_core.evaluation.visual:evaluate_visual",
     inputs={
@@ -242,7 +242,7 @@ EVALUATE_VISUAL = Stage(
 )
 EVALUATE_CAPTIONS = Stage(
     name="evaluate_captions",
-    version=1,
+    version=3,
     output=Evaluation,
     function="lm_core.evaluation.visual_captions:evaluate_captions",
     inputs={

@@ -38,6 +38,9 @@ QUALITY = "record_quality.json"  # kept and verified, but no part of what the to
 MAX_FILE_BYTES = 64 << 20
 MAX_VOCAB_SIZE = 1 << 20
 REPORTED_DOCUMENTS = 4096
+# WordPiece looks for the longest entry anew at each byte of a word, and makes <|unknown|> of words beyond its limit:
+# its words are cut there, at the limit that every reader of such files has by default.
+LONGEST_WORDPIECE = 100
 NORMALIZERS = {"nfc": normalizers.NFC, "nfkc": normalizers.NFKC}
 # To the letter the patterns of Qwen (single digits) and Llama 3 (up to three): other programs know them by name, and
 # fast encoders have them compiled.
@@ -63,6 +66,8 @@ HOSTILE_STRINGS = (
     "it's IT'S I'LL 'tis",
     "\U0010ffff\ufffe\ufffd\ue000",
     "x" * 300,
+    "x" * 10_001,
+    "é" * 6000,
     " " * 300 + "z",
 )
 
@@ -161,6 +166,21 @@ def load_tokenizer(path: Path) -> TextTokenizer:
     return tokenizer
 
 
+def num_entries(path: Path) -> int:
+    """Entries of a tokenizer.json, control tokens included.
+
+    Raises:
+        UserError: naming the file, when it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        vocabulary = content["model"]["vocab"]
+        tokens = vocabulary if isinstance(vocabulary, dict) else [token for token, _ in vocabulary]
+        return len({*tokens, *(entry["content"] for entry in content["added_tokens"])})
+    except (OSError, ValueError, RecursionError, TypeError, KeyError) as error:
+        raise UserError(f"{path} cannot be read as a tokenizer.json ({_in_one_line(error)})") from None
+
+
 def _in_one_line(error: BaseException) -> str:
     return (ascii(str(error))[1:-1] or type(error).__name__)[:200]
 
@@ -227,17 +247,17 @@ def new_encoder(config: TokenizerConfig) -> tuple[Encoder, Any]:
         encoder, trainer = Encoder(models.Unigram()), trainers.UnigramTrainer(**options)
     else:
         options["special_tokens"].append(UNKNOWN)
-        encoder = Encoder(models.WordPiece(unk_token=UNKNOWN, max_input_chars_per_word=10_000))
+        encoder = Encoder(models.WordPiece(unk_token=UNKNOWN, max_input_chars_per_word=LONGEST_WORDPIECE))
         trainer = trainers.WordPieceTrainer(continuing_subword_prefix="", **options)
     splits: list[Any] = [pre_tokenizers.Split(Regex(r"\p{Han}"), "isolated")] if config.split_cjk else []
     words = SINGLE_DIGITS if config.split_digits else DIGITS_IN_THREES
-    encoder.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            *splits,
-            pre_tokenizers.Split(Regex(words), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    splits += [
+        pre_tokenizers.Split(Regex(words), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+    if config.algorithm == "wordpiece":  # after ByteLevel: what is counted are bytes
+        splits.append(pre_tokenizers.Split(Regex(f".{{1,{LONGEST_WORDPIECE}}}"), "isolated"))
+    encoder.pre_tokenizer = pre_tokenizers.Sequence(splits)
     encoder.decoder = decoders.ByteLevel()
     if config.normalisation != "none":
         encoder.normalizer = NORMALIZERS[config.normalisation]()

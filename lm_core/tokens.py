@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +236,7 @@ class Windows:
         self._num_windows: int = content["splits"][split]["windows"]
         dtype = np.dtype(content["dtype"]).newbyteorder("<")
         shards = range(0, self._num_windows, self._per_shard)
+        self._spans, self._split = folder / "spans.parquet", split
         self._paths = paths = [folder / f"{split}-{shard:05d}.bin" for shard in range(len(shards))]
         self._shards = [
             _open_shard(path, dtype, min(self._per_shard, self._num_windows - first), self.context_length + 1)
@@ -262,11 +263,20 @@ class Windows:
             )
         return read
 
-    def batches(self, rows: int, limit: int | None = None) -> Iterator[np.ndarray]:
-        """All windows in order (the first `limit`), `rows` at a time."""
-        stop = min(len(self), limit or len(self))
-        for start in range(0, stop, rows):
-            yield self.read(range(start, min(start + rows, stop)))
+    def starts(self, windows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Where documents, or rests of them, begin in windows by number, bool (N, T + 1)."""
+        begins = np.zeros((len(windows), self.context_length + 1), bool)
+        of_windows, offsets = self._offsets
+        bounds = np.searchsorted(of_windows, np.stack((windows, np.add(windows, 1))))
+        for row, (lo, hi) in enumerate(bounds.T):
+            begins[row, offsets[lo:hi]] = True
+        return begins
+
+    @cached_property
+    def _offsets(self) -> tuple[np.ndarray, np.ndarray]:
+        """Window and offset of all spans, in their order."""
+        table = pq.read_table(self._spans, columns=["window", "offset"], filters=[("split", "=", self._split)])
+        return table.column("window").to_numpy(), table.column("offset").to_numpy()
 
 
 def _open_shard(path: Path, dtype: np.dtype, num_windows: int, window_tokens: int) -> np.ndarray:

@@ -12,8 +12,8 @@ from lm_core.model.import_config import ImportConfig
 from lm_core.runtime import Runtime
 from lm_core.store import Store
 from tasks import registry
+from tasks.markdown import table
 from tasks.registry import Registered
-from tasks.reports import table
 
 EXPERIMENT = "millrace"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}")

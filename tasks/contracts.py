@@ -11,8 +11,8 @@ from lm_core.runtime import Runtime
 
 # In the order of the pipeline; a table's rules may name the tables before it.
 TABLES = (
-    "documents", "rejected", "signals", "decisions", "redactions", "edges", "canaries", "splits", "examples", "hits",
-    "fates", "quarantine",
+    "documents", "rejected", "signals", "decisions", "redactions", "edges", "canaries", "splits", "cuts", "examples",
+    "hits", "fates", "quarantine",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import duckdb
@@ -22,6 +23,7 @@ from lm_core.corpus.ledger import parquet
 from lm_core.database import connect
 from lm_core.errors import IntegrityError
 from lm_core.store import Build, Stage
+from lm_core.workers import Worker
 from tasks.validation import write_results
 
 # Their tables are held by `validate`, all at once, for their contracts speak of each other.
@@ -33,11 +35,17 @@ _WITH_TABLES = (TokenDataset, DownstreamData, HeldOut, Evaluation)
 
 @dataclass(frozen=True)
 class GatedStage(Stage[ArtifactT]):
-    """A stage whose tables are held against their contracts before they are published; its identity is the stage's."""
+    """A stage whose tables are held against their contracts before they are published; its identity is the stage's.
+
+    Attributes:
+        worker: where its function is called; in this process when there is none.
+    """
+
+    worker: Worker | None = None
 
     def load(self) -> Callable[..., Mapping[str, Any]]:
         """The function of the stage, and the gate after it."""
-        work = super().load()
+        work = partial(self.worker.carry_out, self.function) if self.worker else super().load()
 
         def checked(build: Build, config: Any, **inputs: Artifact) -> Mapping[str, Any]:
             if issubclass(self.output, _WITH_TABLES):
@@ -49,9 +57,14 @@ class GatedStage(Stage[ArtifactT]):
         return checked
 
 
-def gated(stage: Stage[ArtifactT]) -> Stage[ArtifactT]:
+def gated(stage: Stage[ArtifactT], worker: Worker | None = None) -> Stage[ArtifactT]:
     """The stage with the gate behind it, unless its tables go through `validate`."""
-    return stage if stage.name in CORPUS_STAGES else GatedStage(**vars(stage))
+    return stage if stage.name in CORPUS_STAGES else GatedStage(**vars(stage), worker=worker)
+
+
+@lru_cache(maxsize=1)
+def _contracts() -> dict[str, Contract]:
+    return load_contracts()
 
 
 def check_tables(build: Build, inputs: Mapping[str, Artifact]) -> list[TableResult]:
@@ -60,7 +73,7 @@ def check_tables(build: Build, inputs: Mapping[str, Artifact]) -> list[TableResu
     Raises:
         IntegrityError: a critical rule is broken.
     """
-    contracts = load_contracts()
+    contracts = _contracts()
     tables = {path.stem: path for path in sorted(build.folder.glob("*.parquet")) if path.stem in contracts}
     if not tables:
         return []

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, ACCENT, QUIET, GOOD = "#1f2933", "#0f6cbd", "#9fb3c8", "#2f855a"
+POINTS_OF_A_CURVE = 4
 FATE_COLOURS = {
     "kept": GOOD,
     "quality": "#dd8452",
@@ -48,11 +49,11 @@ def data_uri(picture: bytes) -> str:
 
 
 def loss_curve(journal: Path) -> bytes | None:
-    """Training and validation loss over the steps of a training journal; None when it has no losses."""
+    """Training and validation loss over the steps of a training journal; None where so few losses make no curve."""
     lines = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
     train = [(line["step"], line["train_loss"]) for line in lines if "train_loss" in line]
     validation = [(line["step"], line["val_loss"]) for line in lines if "val_loss" in line]
-    if not train:
+    if len(train) < POINTS_OF_A_CURVE:
         return None
     figure, axes = _figure(6.4, 3.2)
     axes.plot(*zip(*train, strict=True), color=QUIET, linewidth=1.2, label="training")
@@ -75,7 +76,7 @@ def funnel(by_source: Mapping[str, Mapping[str, Any]], limit: int = 20) -> bytes
     figure, axes = _figure(7.2, 1.0 + 0.26 * len(rows))
     left = [0.0] * len(rows)
     totals = [max(sum(fates.values()), 1) for _, fates in rows]
-    names = [f"{name}  {total:,}" for (name, _), total in zip(rows, totals, strict=True)]
+    names = [f"{_shown(name)}  {total:,}" for (name, _), total in zip(rows, totals, strict=True)]
     for fate, colour in FATE_COLOURS.items():
         widths = [100 * fates.get(fate, 0) / total for (_, fates), total in zip(rows, totals, strict=True)]
         if any(widths):
@@ -86,6 +87,11 @@ def funnel(by_source: Mapping[str, Mapping[str, Any]], limit: int = 20) -> bytes
     axes.set_xlabel("share of the documents collected, in percent")
     figure.legend(frameon=False, loc="outside upper center", ncols=4, fontsize=9)
     return _png(figure)
+
+
+def _shown(name: str) -> str:
+    """A name as matplotlib draws it: what stands between dollar signs would be read as a formula, and fail as one."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name).replace("$", r"\$")
 
 
 def score_bars(scores: Sequence[tuple[str, float]], metric: str, low: float, high: float) -> bytes:
@@ -101,4 +107,34 @@ def score_bars(scores: Sequence[tuple[str, float]], metric: str, low: float, hig
     axes.margins(x=0.12)
     axes.invert_yaxis()
     axes.set_xlabel(metric.replace("_", " "))
+    return _png(figure)
+
+
+def tasks_at_a_glance(scores: Mapping[str, Mapping[str, Any]]) -> bytes | None:
+    """Tasks below each other: the model with its interval, beside it random weights and the best other baseline.
+
+    Only tasks scored from 0 to 1, the more the better, can share an axis; None when there is none.
+    """
+    shown = {name: made for name, made in scores.items() if made.get("better") != "lower" and 0 <= made["score"] <= 1}
+    if not shown:
+        return None
+    figure, axes = _figure(7.6, 1.1 + 0.3 * len(shown))
+    for place, made in enumerate(shown.values()):
+        random = made["baselines"].get("random_weights")
+        others = [v for name, v in made["baselines"].items() if name != "random_weights"]
+        axes.plot([made["low"], made["high"]], [place, place], color=ACCENT, linewidth=5, alpha=0.35)
+        axes.scatter([made["score"]], [place], color=ACCENT, zorder=3)
+        if random is not None:
+            axes.scatter([random], [place], facecolors="none", edgecolors=INK)
+        if others:
+            axes.scatter([max(others)], [place], color="#dd8452", marker="|", s=140, linewidths=2.5)
+    axes.scatter([], [], color=ACCENT, label="this model, 95 % interval")
+    axes.scatter([], [], facecolors="none", edgecolors=INK, label="the same from random weights")
+    axes.scatter([], [], color="#dd8452", marker="|", s=140, linewidths=2.5, label="best other baseline")
+    names = [f"{name}, {made['metric']}".replace("_", " ") for name, made in shown.items()]
+    axes.set_yticks(range(len(shown)), names)
+    axes.invert_yaxis()
+    axes.set_xlim(-0.02, 1.02)
+    axes.grid(axis="x", color=QUIET, alpha=0.35)
+    figure.legend(frameon=False, loc="outside upper center", ncols=3, fontsize=9)
     return _png(figure)

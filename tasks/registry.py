@@ -155,9 +155,16 @@ def _log_model(name: str, checkpoint: Checkpoint) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
+    from lm_core.vision.answerer import has_eyes
+    from lm_core.vision.pictures import blank_png
+
     source = Path(__file__).parents[1]
+    example: dict[str, list[Any]] = {"prompt": ["Return the"]}
+    columns: list[Any] = [ColSpec(DataType.string, "prompt")]
+    if has_eyes(checkpoint.folder):
+        example, columns = example | {"picture": [blank_png()]}, [*columns, ColSpec(DataType.binary, "picture")]
     signature = ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, "prompt")]),
+        inputs=Schema(columns),
         outputs=Schema([ColSpec(DataType.string, "text")]),
         params=ParamSchema(
             [
@@ -177,7 +184,7 @@ def _log_model(name: str, checkpoint: Checkpoint) -> Any:
         artifacts={"checkpoint": str(checkpoint.folder)},
         code_paths=[str(source / "lm_core"), str(source / "data_contracts")],
         signature=signature,
-        input_example=pd.DataFrame({"prompt": ["Return the"]}),
+        input_example=pd.DataFrame(example),
         pip_requirements=PIP_REQUIREMENTS,
     )
 

@@ -17,8 +17,8 @@ from lm_core.errors import TryLaterError
 from lm_core.evaluation.promotion import Decision, decide
 from lm_core.runtime import Runtime
 from tasks import registry
+from tasks.markdown import table
 from tasks.registry import Registered
-from tasks.reports import table
 from tasks.servers import wait_for_mlflow
 from tasks.tracking import Journal, forward
 
@@ -71,6 +71,13 @@ def describe_scores(evaluation: Evaluation) -> str:
     return table(("system", "bits per byte on validation text, lower is better"), rows)
 
 
+def put_first_into_service(registered: Mapping[str, Registered]) -> None:
+    """Of a name that has no champion the version becomes one."""
+    for name, item in registered.items():
+        if registry.version_with_alias(name, "champion") is None:
+            registry.promote(name, item.version, ("there is no champion yet",))
+
+
 @task(name="promote", task_run_name="promote", cache_policy=NO_CACHE, persist_result=False)
 def promote(
     runtime: Runtime,
@@ -96,7 +103,10 @@ def promote(
     version = registered[name].version
     decided = runtime.workspace / "registered" / f"decision-{name}-{version}-{int(allowed)}.json"
     if decided.exists():
-        return Completed(name="Cached", data=json.loads(decided.read_text())["alias"])
+        alias = str(json.loads(decided.read_text())["alias"])
+        if alias == "champion":
+            put_first_into_service(registered)  # fine-tunes may have come since that was decided
+        return Completed(name="Cached", data=alias)
     champion = registry.version_with_alias(name, "champion")
     decision = _decide(runtime, champion, name, evaluations, measure_champion, measure_champion_on)
     alias = "challenger"

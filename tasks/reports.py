@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from lm_core.artifact import (
 from lm_core.store import Store
 from tasks import pictures
 from tasks.acceptance import contract_report, drift_of
+from tasks.markdown import table
+from tasks.visual_report import visual_sections
 from tasks.wording import amount
 
 SAMPLE_ROWS = 6
@@ -45,19 +47,8 @@ def report_path(workspace: Path, stage: str, fingerprint: str) -> Path:
     return workspace / "reports" / stage / f"{fingerprint}.md"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; cells are made safe."""
-
-    def cell(value: Any) -> str:
-        text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
-        return text.replace("|", "\\|").replace("\n", " ")
-
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def _picture(title: str, picture: bytes) -> str:
+def picture_shown(title: str, picture: bytes) -> str:
+    """A picture (PNG) within Markdown."""
     return f"![{title}]({pictures.data_uri(picture)})"
 
 
@@ -94,6 +85,9 @@ def _corpus(artifact: Artifact, store: Store) -> Report:
             "## Biggest sources",
             table(("source", "documents"), [(name, _size(count)) for name, count in ranked]),
         ]
+    for name in ("rejected_by_reason", "ignored_files", "encodings", "mended"):
+        if counts := artifact.statistics.get(name):
+            parts += [f"## {name.replace('_', ' ').capitalize()}", table(("which", "count"), list(counts.items()))]
     parts += ["## A few documents", table(("source", "key", "bytes", "text"), rows)]
     return Report("\n\n".join(parts))
 
@@ -138,7 +132,7 @@ def _valid(artifact: Artifact, store: Store) -> Report:
     parts = [
         f"{counts['kept']:,} of {counts['collected']:,} documents are kept.",
         table(("fate", "documents", "share"), fates),
-        _picture("fates by source", picture),
+        picture_shown("fates by source", picture),
         told.markdown if told else "",
     ]
     return Report("\n\n".join(parts), {"funnel.png": picture}, {"contracts.html": told.html} if told else {})
@@ -176,7 +170,7 @@ def _checkpoint(artifact: Artifact, store: Store) -> Report:
     parts = [_figures(artifact.statistics)]
     if picture is None:
         return Report(parts[0])
-    return Report("\n\n".join([_picture("loss", picture), *parts]), {"loss.png": picture})
+    return Report("\n\n".join([picture_shown("loss", picture), *parts]), {"loss.png": picture})
 
 
 def _evaluation(artifact: Artifact, store: Store) -> Report:
@@ -190,10 +184,12 @@ def _evaluation(artifact: Artifact, store: Store) -> Report:
             float(scores.get("val_low", rows[0][1])),
             float(scores.get("val_high", rows[0][1])),
         )
-        return Report(f"{_picture('bits per byte', picture)}\n\n{_figures(scores)}", {"scores.png": picture})
+        return Report(f"{picture_shown('bits per byte', picture)}\n\n{_figures(scores)}", {"scores.png": picture})
     bars = [("this model", float(scores["score"])), *((n, float(v)) for n, v in scores["baselines"].items())]
     picture = pictures.score_bars(bars, scores["metric"], float(scores["low"]), float(scores["high"]))
-    parts = [_picture(scores["metric"], picture), _gain(scores), _figures(scores), "## A few predictions"]
+    said = [_gain(scores), _forgotten(scores)]
+    shown = [picture_shown(scores["metric"], picture), *said, _figures(scores), *visual_sections(scores)]
+    parts = [*shown, "## A few predictions"]
     predictions = pq.read_table(artifact.file("predictions.parquet")).to_pylist()
     ours = [row for row in predictions if row["system"] == "model"][:SAMPLE_ROWS]
     cells = [tuple(str(row[name])[:160] for name in ("prediction", "target", "score")) for row in ours]
@@ -220,6 +216,17 @@ def _gain(scores: Mapping[str, Any]) -> str:
         f"Against the same model fine-tuned from random weights: {gain['mean']:+.3f} "
         f"(95 % interval {gain['low']:+.3f} to {gain['high']:+.3f})."
     )
+
+
+def _forgotten(scores: Mapping[str, Any]) -> str:
+    """What tuning cost of the base's own text, in a sentence."""
+    found = scores.get("forgetting")
+    if not found:
+        return ""
+    more = found["after"] - found["before"]
+    mixed_in = f", with {found['share_of_base']:.0%} of the base mixed back in" if found["share_of_base"] else ""
+    after = f"{found['after']:.3f} bits per byte after tuning, {more:+.3f} against before"
+    return f"The base's own text costs {after}{mixed_in}."
 
 
 _REPORTS: dict[type[Artifact], Callable[[Artifact, Store], Report]] = {

@@ -15,35 +15,52 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 
 class LanguageModel(PythonModel):
-    """Completes prompts, or names their labels where it was fine-tuned to do so.
+    """Completes prompts; names labels, answers about pictures or by spans, where it was fine-tuned to do so.
 
-    `model_input` has a column `prompt`; the answer is a column `text`.
+    `model_input` has a column `prompt`, a visual model's also `picture` (the bytes of a file); the answer is a column
+    `text`.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load weights and tokenizer on the CPU."""
-        from lm_core.downstream.labeller import Labeller, has_labels
-        from lm_core.model.conversation import Speaker
+        """Load weights and tokenizer on the device that MILLRACE_DEVICE names, by default a GPU when there is one.
 
-        folder = Path(context.artifacts["checkpoint"])
-        self.labeller = Labeller(folder) if has_labels(folder) else None
-        self.speaker = Speaker(folder, device="cpu")
+        A model that sees answers on the CPU.
+        """
+        from lm_core.downstream.labeller import Labeller, has_labels
+        from lm_core.evaluation.spans import SpanAnswerer, answers_by_spans
+        from lm_core.model.conversation import Speaker
+        from lm_core.runtime import Runtime
+        from lm_core.vision.answerer import PictureAnswerer, has_eyes
+
+        folder, device = Path(context.artifacts["checkpoint"]), Runtime().device
+        self.labeller = Labeller(folder, device=device) if has_labels(folder) else None
+        self.answerer = PictureAnswerer(folder) if has_eyes(folder) else None
+        self.finder = SpanAnswerer(folder, device=device) if answers_by_spans(folder) else None
+        others = self.labeller or self.answerer or self.finder
+        self.speaker = None if others else Speaker(folder, device=device)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Complete each prompt, or name its label.
+        """Complete each prompt, name its label, or answer it by its text or about its picture.
 
         Args:
             context: not used beyond `load_context`.
-            model_input: rows with a column `prompt`.
+            model_input: rows with a column `prompt`, and `picture` for a visual model.
             params: max_new_tokens, temperature, top_k (0: off), top_p, min_p, repetition_penalty, seed; none of them
-                counts for labels.
+                counts for labels and pictures, and only the first for spans.
         """
         if self.labeller is not None:
             named = self.labeller([str(prompt) for prompt in model_input["prompt"]])
             return pd.DataFrame({"text": [label for label, _ in named]})
+        if self.answerer is not None:
+            asked = [str(prompt) for prompt in model_input["prompt"]]
+            return pd.DataFrame({"text": self.answerer([bytes(p) for p in model_input["picture"]], asked)})
         given = params or {}
+        if self.finder is not None:
+            asked = [str(prompt) for prompt in model_input["prompt"]]
+            return pd.DataFrame({"text": self.finder(asked, int(given.get("max_new_tokens", 64)))})
+        assert self.speaker is not None
         texts = self.speaker.complete_all(
             [str(prompt) for prompt in model_input["prompt"]],
             max_new_tokens=int(given.get("max_new_tokens", 64)),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
@@ -23,8 +23,11 @@ from tasks.display import Display
 from tasks.gates import gated
 from tasks.ray_parts import mapper_of
 from tasks.reports import Report, report_on, report_path, summary_of
+from tasks.side_by_side import SideBySide
 from tasks.tracking import Journal
 from tasks.wording import amount, describe, duration
+
+ResultT = TypeVar("ResultT")
 
 PREFECT_LOG_EVERY_SECONDS = 15.0
 WORTH_A_FORECAST_SECONDS = 10.0
@@ -57,6 +60,7 @@ class StageRunner:
 
     def __post_init__(self) -> None:
         self.store = Store(self.runtime)
+        self._side_by_side = SideBySide(self.runtime, self.display)
 
     def __call__(
         self, stage: Stage[ArtifactT], config: Config, *, label: str | None = None, **inputs: Artifact
@@ -65,15 +69,26 @@ class StageRunner:
         self.until(stage)
         name = label or stage.name
 
-        # The inputs are the task's only parameter: from them Prefect draws the graph of the run.
-        @task(name=stage.name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
-        def execute(inputs: Mapping[str, Artifact]) -> State[ArtifactT] | ArtifactT:
-            artifact, cached = self._make(stage, name, config, inputs)
-            return Completed(name="Cached", data=artifact) if cached else artifact
+        with self._side_by_side.worker() as worker:
+            # The inputs are the task's only parameter: from them Prefect draws the graph of the run.
+            @task(name=stage.name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
+            def execute(inputs: Mapping[str, Artifact]) -> State[ArtifactT] | ArtifactT:
+                artifact, cached = self._make(gated(stage, worker), name, config, inputs)
+                return Completed(name="Cached", data=artifact) if cached else artifact
 
-        artifact: ArtifactT = self.recorded(name, lambda: execute(inputs, return_state=True))
+            # Prefect counts the runs of a key, and two threads could count the same.
+            execute.task_key = f"{execute.task_key}-{name}"
+            artifact: ArtifactT = self.recorded(name, lambda: execute(inputs, return_state=True))
         self.made[name] = artifact
         return artifact
+
+    def together(self, calls: Sequence[Callable[[], ResultT]], *, counted: str = "") -> list[ResultT]:
+        """Results of calls that do not need each other, side by side."""
+        return self._side_by_side.together(calls, counted=counted)
+
+    def close(self) -> None:
+        """End the processes of stages that ran side by side."""
+        self._side_by_side.close()
 
     def recorded(self, name: str, run: Callable[[], State[Any]]) -> Any:
         """Run something that returns a Prefect state; show it, and keep how it went."""
@@ -110,7 +125,7 @@ class StageRunner:
 
         try:
             with mapper_of(self.runtime, name) as mapper:
-                artifact, cached = self.store.build(gated(stage), config, inputs, self._progress(name), begin, mapper)
+                artifact, cached = self.store.build(stage, config, inputs, self._progress(name), begin, mapper)
         except BaseException:
             if run_key:
                 self.journal.end(run_key, "FAILED")

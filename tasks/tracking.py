@@ -26,6 +26,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -35,7 +36,7 @@ from typing import Any
 
 KEY_TAG = "millrace.key"
 BATCH_METRICS = 1000
-MAX_METRIC_NAME = 240  # MLflow's bound is 250
+MAX_NAME = 240  # MLflow's bound is 250
 POLL_SECONDS = 2.0
 
 
@@ -53,6 +54,7 @@ class Journal:
         self.tags = dict(tags or {})
         self.folder = workspace / "tracking" / f"{time.strftime('%Y%m%dT%H%M%S')}-{self.key[:8]}"
         self._forwarder: subprocess.Popen[bytes] | None = None
+        self._writing = threading.RLock()  # stages side by side write, too
 
     @property
     def started(self) -> bool:
@@ -61,11 +63,12 @@ class Journal:
 
     def write(self, op: str, key: str, **values: Any) -> None:
         """Append one event."""
-        if not self.started:
-            self.folder.mkdir(parents=True)
-            self._append({"op": "run", "key": self.key, "parent": None, "name": self.name, "time": now_ms(),
-                          "tags": self.tags})  # fmt: skip
-        self._append({"op": op, "key": key, **values})
+        with self._writing:
+            if not self.started:
+                self.folder.mkdir(parents=True)
+                self._append({"op": "run", "key": self.key, "parent": None, "name": self.name, "time": now_ms(),
+                              "tags": self.tags})  # fmt: skip
+            self._append({"op": op, "key": key, **values})
 
     def _append(self, event: Mapping[str, Any]) -> None:
         with open(self.folder / "journal.jsonl", "a") as stream:
@@ -89,6 +92,10 @@ class Journal:
 
     def start_forwarder(self) -> None:
         """Ship the journal from a side process for as long as this process lives."""
+        with self._writing:
+            self._start_forwarder()
+
+    def _start_forwarder(self) -> None:
         if self._forwarder is None and os.environ.get("MLFLOW_TRACKING_URI"):
             log = open(self.folder / "forwarder.log", "ab")  # noqa: SIM115, the child inherits it
             self._forwarder = subprocess.Popen(
@@ -169,7 +176,7 @@ class _Sender:
     def _send_params(self, event: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        params = [Param(name, str(value)[:6000]) for name, value in event["values"].items()]
+        params = [Param(name_for_mlflow(k), str(value)[:6000]) for k, value in event["values"].items()]
         for start in range(0, len(params), 100):
             self.client.log_batch(self.state["runs"][event["key"]], params=params[start : start + 100])
 
@@ -181,7 +188,7 @@ class _Sender:
 
         for start in range(0, len(rows), BATCH_METRICS):
             batch = [
-                Metric(metric_name(n), v, stamp, step) for n, v, stamp, step in rows[start : start + BATCH_METRICS]
+                Metric(name_for_mlflow(n), v, stamp, step) for n, v, stamp, step in rows[start : start + BATCH_METRICS]
             ]
             self.client.log_batch(self.state["runs"][key], metrics=batch)
 
@@ -231,9 +238,9 @@ class _Sender:
         tail["offset"] = offset
 
 
-def metric_name(name: str) -> str:
-    """A name that MLflow takes: figures are counted under names of files and sources, which hold anything."""
-    return re.sub(r"[^\w\-. :]", "_", name)[:MAX_METRIC_NAME]
+def name_for_mlflow(name: str) -> str:
+    """A name that MLflow takes: figures and settings stand under names of files, sources and columns."""
+    return re.sub(r"[^\w\-. :]", "_", name)[:MAX_NAME]
 
 
 def _read_lines(path: Path, offset: int) -> tuple[list[tuple[dict[str, Any], int]], int]:

@@ -39,7 +39,7 @@ from tasks.contracts import TABLES
 RESULTS = "record-contracts.json"
 
 # Not every version of the stage behind it writes it.
-_OPTIONAL = frozenset({"signals", "edges", "hits"})
+_OPTIONAL = frozenset({"signals", "edges", "cuts", "hits"})
 
 
 def validate(
@@ -74,6 +74,7 @@ def validate(
             signals=cleaning.file("signals.parquet"),
             edges=duplicates.file("edges.parquet"),
             canaries=duplicates.file("canaries.parquet"),
+            cuts=duplicates.file("cuts.parquet"),
             examples=examples.file("examples.parquet"),
             hits=contamination.file("hits.parquet"),
         )
@@ -92,16 +93,22 @@ def validate(
         _refuse_too_little(connection, config)
         write_fates(connection, build.folder / "fates.parquet")
         write_redactions(connection, build.folder / "redactions.parquet")
-        aside: pa.Table = connection.sql("SELECT * FROM quarantine ORDER BY ALL").to_arrow_table()
-        pq.write_table(aside.cast(QUARANTINE), build.folder / "quarantine.parquet", compression="zstd")
+        num_aside = _write_quarantine(connection, build.folder / "quarantine.parquet")
         counts = count_fates(connection)
     write_results(build.folder, results)
     return {
         **counts,
-        "quarantined_rows": aside.num_rows,
+        "quarantined_rows": num_aside,
         "rules": sum(len(result.rules) for result in results),
         "warnings": sum(rule.status != "passed" for result in results for rule in result.rules),
     }
+
+
+def _write_quarantine(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """The rows put aside, in one order; returns how many."""
+    aside: pa.Table = connection.sql("SELECT * FROM quarantine ORDER BY ALL").to_arrow_table()
+    pq.write_table(aside.cast(QUARANTINE), path, compression="zstd")
+    return aside.num_rows
 
 
 def _register_tables(connection: duckdb.DuckDBPyConnection, **files: Path) -> list[str]:

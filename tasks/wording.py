@@ -1,8 +1,9 @@
-"""Counts, durations and progress as people read them."""
+"""Counts, durations, scores and progress as people read them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 
 def amount(value: float) -> str:
@@ -19,6 +20,12 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def with_interval(figure: Mapping[str, Any], name: str = "score") -> str:
+    """A figure and its bounds; with a sign where it is a difference."""
+    sign = "" if name == "score" else "+"
+    return f"{figure[name]:{sign}.3f} ({figure['low']:{sign}.3f} to {figure['high']:{sign}.3f})"
 
 
 def describe(done: float, total: float | None, unit: str, seconds: float, figures: Mapping[str, float]) -> str:

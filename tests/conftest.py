@@ -29,6 +29,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return TogetherWhereShared(config, log)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Packed bytes can hold the time at which they were packed, and two processes must give a test the same name."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests with servers first: they take longest."""
     items.sort(key=lambda item: item.get_closest_marker("server") is None)

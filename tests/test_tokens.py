@@ -68,8 +68,13 @@ def test_windows_hold_what_the_span_table_says(corpus, tokenizer, tmp_path):
         for doc_id, pieces in bodies.items():
             ids = [i for start in sorted(pieces) for i in pieces[start]]
             assert ids == [encoder.end_of_text, *encoder.encode(texts[doc_id])]
-        filled = sum(int((part != encoder.pad).sum()) for part in windows.batches(5))
-        assert filled == statistics[f"{split}_tokens"]
+        whole = windows.read(range(len(windows)))
+        assert (whole != encoder.pad).sum() == statistics[f"{split}_tokens"]
+        starts = windows.starts(range(len(windows)))
+        assert starts.sum() == sum(len(pieces) for pieces in bodies.values())
+        assert starts[whole == encoder.end_of_text].all()
+        some = [len(windows) - 1, 0]
+        assert (windows.starts(some) == starts[some]).all()
     assert len(list(build.folder.glob("train-*.bin"))) > 1
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from flows.terminal import visible
+
 Options = argparse.Namespace
 Handler = Callable[[Options], dict[str, Any]]
 DEFAULT_MODEL = "millrace"
@@ -36,7 +38,11 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         "--preset", default="laptop", metavar="NAME", help="smoke, laptop, real or gpu (default: laptop)"
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file whose values change the preset")
-    parser.add_argument("--data", metavar="DIR", help="folder, file or glob with your own text")
+    parser.add_argument("--data", metavar="PATH", help="your own text: a file, folder, glob, web address, s3://... or "
+                        "hf://datasets/NAME")  # fmt: skip
+    parser.add_argument("--text-column", metavar="NAME",
+                        help="column or key of the tables in --data that holds the text (default: the first with a "
+                        "usual name, such as text or content)")  # fmt: skip
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", dest="settings",
                         help="change one value, e.g. pretrain.model.num_layers=6; may be repeated")  # fmt: skip
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
@@ -101,7 +107,13 @@ def load_config(options: Options) -> Any:
     from flows.config import load_config
     from flows.presets import preset
 
-    return load_config(preset(options.preset), toml=options.config, data=options.data, settings=options.settings)
+    return load_config(
+        preset(options.preset),
+        toml=options.config,
+        data=options.data,
+        text_column=options.text_column,
+        settings=options.settings,
+    )
 
 
 def use_servers(options: Options, services: tuple[str, ...]) -> dict[str, Any]:
@@ -147,5 +159,5 @@ def checkpoint(options: Options) -> tuple[Any, Path]:
 
 def say(text: str, end: str = "\n") -> None:
     """Words for a person, on stdout (with --json that leads to stderr)."""
-    sys.stdout.write(text + end)
+    sys.stdout.write(visible(text) + end)
     sys.stdout.flush()

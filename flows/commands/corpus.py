@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands.arguments import AddCommand, Options, say
+from flows.terminal import on_one_line
 
 _SHOWN_STEPS, _SHOWN_COPIES = 20, 10
 
@@ -70,7 +71,7 @@ def _explain(options: Options) -> dict[str, Any]:
     stories = explain(corpus, runtime=runtime, doc_id=options.doc_id, text=options.text, tokens=tokens, order=order)
     for story in stories:
         for line in _told(story):
-            say(line)
+            say(on_one_line(line))
         say("")
     return {"documents": stories, **written}
 
@@ -97,6 +98,8 @@ def _told(story: Mapping[str, Any]) -> Iterator[str]:
         yield _line("held out", f"evaluation item {story['keeper']}")
     if story["redactions"]:
         yield _line("redacted", ", ".join(f"{row['places']} {row['kind']}" for row in story["redactions"]))
+    for cut in story["cuts"][:_SHOWN_COPIES]:
+        yield _line("cut", f"{cut['kind']}, {cut['length']} characters: {' '.join(cut['excerpt'].split())[:80]}")
     for copy in story["copies"][:_SHOWN_COPIES]:
         yield _line("copy", f"{copy['source']}: {copy['key']} ({copy['jaccard']:.2f})")
     fate = f"{story['fate'].replace('_', ' ')}" + (f", split {story['split']}" if story["split"] else "")

@@ -29,8 +29,8 @@ def add(command: AddCommand) -> None:
     finetune.add_argument("--base", default=DEFAULT_MODEL, metavar="MODEL", dest="model",
                           help=f"{MODEL_HELP} (default: the champion of {DEFAULT_MODEL})")  # fmt: skip
     finetune.add_argument("--name", metavar="NAME", help="register as NAME-TASK (default: the name of the base)")
-    evaluate = command("evaluate", "fine-tune a model for tasks, score and register each", _evaluate,
-                       add_model_argument, add_data, add_size, add_ports)  # fmt: skip
+    evaluate = command("evaluate", "fine-tune a model for tasks, score and register each; what it was tuned for is "
+                       "scored as it is", _evaluate, add_model_argument, add_data, add_size, add_ports)  # fmt: skip
     evaluate.add_argument("tasks", metavar="TASK", nargs="*", help="tasks that `millrace tasks` lists")
     evaluate.add_argument("--all", action="store_true", help="every task whose data are there")
     ablate = command("ablate", "what each part of the generalisation toolbox is worth on few examples of a task",
@@ -99,13 +99,13 @@ def _evaluate(options: Options) -> dict[str, Any]:
     _check_data(options)
     name = model_and_version(options)[0]
     if not options.all:
-        return _run(options, find_tasks(options.tasks, options.tasks_file), register_as=name)
+        return _run(options, find_tasks(options.tasks, options.tasks_file), register_as=name, as_it_is=True)
     every = declared_tasks(options.tasks_file)
     missing = {name: files[0] for name, task in every.items() if (files := missing_files(task, options.data))}
     tasks = [task for name, task in every.items() if name not in missing]
     if not tasks:
         raise UserError(f"{options.data} holds the data of no task; `millrace tasks --data DIR` says what is missing")
-    card = _run(options, tasks, register_as=name, skip_what_fails=True)
+    card = _run(options, tasks, register_as=name, skip_what_fails=True, as_it_is=True)
     card["left_out"] |= {name: f"misses {file}" for name, file in missing.items()}
     return card
 
@@ -122,34 +122,18 @@ def _check_data(options: Options) -> None:
 def _run(
     options: Options, tasks: list[Any], *, ablation: bool = False, register_as: str = "", **how: bool
 ) -> dict[str, Any]:
-    _check_data(options)
+    config = _configured(options, tasks, register_as=register_as, **how)
     found = use_servers(options, ("prefect", "mlflow"))
     from flows.ablation_report import show_ablation
-    from flows.config import load_config
     from flows.downstream import run_ablation, run_downstream
     from flows.downstream_report import show
-    from flows.downstream_wiring import DownstreamConfig
     from flows.pipeline import display_in_use
-    from flows.presets import laptop
-    from lm_core.errors import UserError
     from lm_core.runtime import Runtime
     from tasks import registry, servers
     from tasks.display import Display
 
     servers.wait(found["mlflow"], options.workspace)
     version = registry.find_version(*model_and_version(options))
-    for setting in options.settings:
-        if not setting.startswith("finetune."):
-            raise UserError(f"--set {setting}: here only settings of finetune have an effect")
-    settings = load_config(laptop(), settings=options.settings)
-    config = DownstreamConfig(
-        tasks=tuple(tasks),
-        data=options.data if options.data == "hub" else str(Path(options.data).absolute()),
-        finetune=settings.finetune,
-        smoke=options.size == "smoke",
-        register_as="" if options.size == "smoke" else register_as,  # a smoke's models are no models
-        **how,
-    )
     with Display() as display:
         display.say(f"{version.name} version {version.version}; watch the run at {found['prefect'].address}")
         display_in_use.set(display)
@@ -158,3 +142,34 @@ def _run(
         card = run(config=config, base=str(folder), model=f"{version.name} version {version.version}")
     (show_ablation if ablation else show)(card, display.console)
     return dict(card)
+
+
+def _configured(options: Options, tasks: list[Any], *, register_as: str, **how: bool) -> Any:
+    """What the run is to do; what it cannot do is refused before any server is started."""
+    from flows.config import load_config
+    from flows.downstream_wiring import DownstreamConfig
+    from flows.finetune_settings import check_chosen
+    from flows.presets import laptop
+    from lm_core.errors import UserError
+
+    _check_data(options)
+    for setting in options.settings:
+        if not setting.startswith("finetune."):
+            raise UserError(f"--set {setting}: here only settings of finetune have an effect")
+    base = laptop()
+    if how.get("mixed"):
+        mixture = base.finetune.model_copy(update={"mixture": tuple(task.name for task in tasks)})
+        base = base.model_copy(update={"finetune": mixture})
+    settings = load_config(base, settings=options.settings)
+    config = DownstreamConfig(
+        tasks=tuple(tasks),
+        data=options.data if options.data == "hub" else str(Path(options.data).absolute()),
+        finetune=settings.finetune,
+        chosen=settings.declared.chosen,
+        smoke=options.size == "smoke",
+        register_as="" if options.size == "smoke" else register_as,  # a smoke's models are no models
+        **how,
+    )
+    for note in check_chosen(config.tasks, config, many=config.skip_what_fails):
+        say(note)
+    return config

@@ -37,11 +37,16 @@ def _run(options: Options) -> dict[str, Any]:
     use_runner(options.runner)
     from flows.wiring import Until
 
-    Until(options.until)
-    from lm_core.corpus.collect import source_digests
+    until = Until(options.until)
+    from lm_core.corpus.collect import left_aside, source_digests
+    from lm_core.corpus.sources.local_files import found_once
     from lm_core.runtime import Runtime
 
-    source_digests(config.collect, Runtime())  # a path that is not there is said before any server starts
+    runtime = Runtime()
+    until.check_devices(runtime)
+    with found_once():
+        source_digests(config.collect, runtime)  # a path that is not there is said before any server starts
+        aside = left_aside(config.collect)
     found = use_servers(options, ("prefect", "mlflow"))
     from flows.pipeline import display_in_use, run_corpus_to_model
     from flows.scorecard import show
@@ -49,6 +54,8 @@ def _run(options: Options) -> dict[str, Any]:
 
     with Display() as display:
         display.say(f"preset {options.preset}; watch the run at {found['prefect'].address}")
+        for line in aside:
+            display.say(line)
         display_in_use.set(display)
         card = run_corpus_to_model(config=config, until=options.until)
     addresses = {"Prefect": f"{found['prefect'].address}/runs", "MLflow": f"{found['mlflow'].address}/#/models"}
@@ -60,16 +67,23 @@ def _plan(options: Options) -> dict[str, Any]:
     from dataclasses import asdict
 
     from flows.plan import in_words, make_plan, pretraining_forecasts
+    from lm_core.corpus.collect import left_aside
+    from lm_core.corpus.sources.local_files import found_once
     from lm_core.runtime import Runtime
 
     config = load_config(options)
-    stages = make_plan(config, Runtime(), options.until)
+    with found_once():
+        stages = make_plan(config, Runtime(), options.until)
+        aside = left_aside(config.collect)
     for stage in stages:
         say(f"{stage.name:<36} {stage.state:<7} {stage.why}")
+    for line in aside:
+        say(line)
     forecasts = pretraining_forecasts(config, Runtime(), stages)
     for forecast in forecasts:
         say(f"pretrain would take about {in_words(forecast)}")
-    return {"stages": [asdict(stage) for stage in stages], "pretrain": [f.figures() for f in forecasts]}
+    return {"stages": [asdict(stage) for stage in stages], "pretrain": [f.figures() for f in forecasts],
+            "left_aside": aside}  # fmt: skip
 
 
 def _config(options: Options) -> dict[str, Any]:

@@ -21,8 +21,10 @@ FORGET = "/new"
 
 def add(command: AddCommand) -> None:
     """`generate`, `chat`, `score`, `export`, `harness`, `import`."""
-    generate = command("generate", "complete a text with the champion", _generate, add_generation)
-    generate.add_argument("prompt", help="the text to go on from")
+    generate = command("generate", "complete a text with the champion, name its label, or answer about a picture",
+                       _generate, add_generation)  # fmt: skip
+    generate.add_argument("prompt", help="the text to go on from, to label, or asked about the picture")
+    generate.add_argument("--picture", type=Path, metavar="FILE", help="the picture asked about (a visual model)")
     chat = command("chat", "talk to the champion", _chat, add_generation)
     chat.add_argument("--once", metavar="TEXT", help="ask one question and end")
     score = command("score", "log-probability of each token of a text", _score, add_model_argument)
@@ -46,23 +48,64 @@ def add(command: AddCommand) -> None:
 
 def _generate(options: Options) -> dict[str, Any]:
     version, folder = checkpoint(options)
-    from lm_core.model.conversation import Speaker
+    made = {"model": version.name, "version": str(version.version), "prompt": options.prompt}
+    return made | (_answered_at_once(options, folder) or _written(options, folder))
 
+
+def _speaker(folder: Path) -> Any:
+    from lm_core.model.conversation import Speaker
+    from lm_core.runtime import Runtime
+
+    return Speaker(folder, device=Runtime().device)
+
+
+def _written(options: Options, folder: Path) -> dict[str, Any]:
     pieces = []
-    for piece in Speaker(folder).complete(options.prompt, **_sampling(options)):
+    for piece in _speaker(folder).complete(options.prompt, **_sampling(options)):
         pieces.append(piece)
         say(piece, end="")
     say("")
-    return {"model": version.name, "version": str(version.version), "prompt": options.prompt, "text": "".join(pieces)}
+    return {"text": "".join(pieces)}
+
+
+def _answered_at_once(options: Options, folder: Path) -> dict[str, Any]:
+    """What a model with eyes, with labels or with spans for answers says; nothing from a model that writes."""
+    from lm_core.downstream.labeller import Labeller, has_labels
+    from lm_core.errors import UserError
+    from lm_core.evaluation.spans import SpanAnswerer, answers_by_spans
+    from lm_core.runtime import Runtime
+    from lm_core.vision.answerer import PictureAnswerer, has_eyes
+
+    if has_eyes(folder) != (options.picture is not None):
+        raise UserError(
+            f"{options.model} answers about pictures: name one with --picture"
+            if has_eyes(folder)
+            else f"{options.model} cannot see: --picture has no effect"
+        )
+    if options.picture is not None:
+        try:
+            picture = options.picture.read_bytes()
+        except OSError as error:
+            raise UserError(f"{options.picture} cannot be read: {error.strerror}") from None
+        (text,) = PictureAnswerer(folder)([picture], [options.prompt])
+        say(text)
+        return {"text": text}
+    if has_labels(folder):
+        ((label, probability),) = Labeller(folder, device=Runtime().device)([options.prompt])
+        say(f"{label} ({probability:.1%})")
+        return {"text": label, "probability": probability}
+    if answers_by_spans(folder):
+        (text,) = SpanAnswerer(folder, device=Runtime().device)([options.prompt], options.max_new_tokens)
+        say(text)
+        return {"text": text}
+    return {}
 
 
 def _chat(options: Options) -> dict[str, Any]:
     if options.model == DEFAULT_MODEL and options.model_version is None:
         options.model = _best_for_chat(options)
     version, folder = checkpoint(options)
-    from lm_core.model.conversation import Speaker
-
-    speaker, sampling = Speaker(folder), _sampling(options)
+    speaker, sampling = _speaker(folder), _sampling(options)
     messages: list[tuple[str, str]] = []
     turns = []
     if options.once is None:
@@ -118,9 +161,7 @@ def _sampling(options: Options) -> dict[str, Any]:
 
 def _score(options: Options) -> dict[str, Any]:
     _, folder = checkpoint(options)
-    from lm_core.model.conversation import Speaker
-
-    result = Speaker(folder).score(options.text)
+    result = _speaker(folder).score(options.text)
     say(f"{len(result['ids'])} tokens, {sum(result['logprobs']):.3f} nats")
     return result
 
@@ -142,8 +183,13 @@ def _export(options: Options) -> dict[str, Any]:
 def _harness(options: Options) -> dict[str, Any]:
     version, folder = checkpoint(options)
     from lm_core.evaluation.harness import score_with_harness
+    from lm_core.model.weights import resolve_device
+    from lm_core.runtime import Runtime
 
-    found = score_with_harness(folder, options.tasks, definitions=options.tasks_folder, limit=options.limit)
+    device = str(resolve_device(Runtime().device))
+    found = score_with_harness(
+        folder, options.tasks, definitions=options.tasks_folder, limit=options.limit, device=device
+    )
     for task, figures in found.items():
         say(f"{task}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
     return {"model": version.name, "version": str(version.version), "tasks": found}

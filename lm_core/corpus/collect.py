@@ -65,15 +65,26 @@ def check_sources(config: CollectConfig) -> None:
         _reader(source).check(source)
 
 
+def left_aside(config: CollectConfig) -> list[str]:
+    """What lies in the folders of one's own and is not read, in lines for a person."""
+    from lm_core.corpus.sources import local_files
+
+    return [
+        line for source in config.sources if source.kind == "local_files" for line in local_files.left_aside(source)
+    ]
+
+
 def collect(build: Build, config: CollectConfig) -> dict[str, Any]:
     """Read all sources into `documents-*.parquet` and `rejected.parquet`.
 
     Raises:
-        UserError: when there is no document at all.
+        UserError: when there is no document at all, or a source cannot be there.
     """
     from lm_core.corpus.corpus_writer import CorpusWriter
     from lm_core.corpus.sources.reuse import ReadBefore
 
+    # A package that is named and not installed would only be missing from what is read.
+    check_sources(config)
     num_reused = num_read = 0
     with CorpusWriter(build, shard_bytes=config.shard_bytes, max_bytes=config.max_bytes) as writer:
         for source in config.sources:

@@ -97,6 +97,9 @@ class HubDataset(Config):
     max_document_bytes: int = Field(32_000_000, ge=1_000, description="A longer document is rejected.")
 
 
+SOURCE_KINDS: dict[str, type[Config]] = {
+    "installed_packages": InstalledPackages, "local_files": LocalFiles, "web": WebPages, "hub": HubDataset,
+}  # fmt: skip
 Source = Annotated[InstalledPackages | LocalFiles | WebPages | HubDataset, Field(discriminator="kind")]
 
 
@@ -113,13 +116,23 @@ class CollectConfig(Config):
     )
 
 
-_FEED_SUFFIXES, _WEB = (".rss", ".atom"), ("https://", "http://")
+_FEED_SUFFIXES, _WEB, _HUB = (".rss", ".atom"), ("https://", "http://"), "hf://datasets/"
 
 
 def source_of(data: str) -> LocalFiles | WebPages | HubDataset:
-    """What `--data` means: a path, an address on the web or on an object store, hf://datasets/NAME."""
-    if data.startswith("hf://datasets/"):
-        name, _, revision = data.removeprefix("hf://datasets/").strip("/").partition("@")
+    """What `--data` means: a path, an address on the web or on an object store, hf://datasets/NAME.
+
+    Raises:
+        ValueError: it means nothing.
+    """
+    if not data.strip():
+        raise ValueError("no path and no address is given")  # an empty path would mean the current folder
+    scheme, separator, rest = data.partition("://")
+    data = f"{scheme.lower()}{separator}{rest}" if separator else data
+    if data.startswith(_HUB):
+        name, _, revision = data.removeprefix(_HUB).strip("/").partition("@")
+        if not name:
+            raise ValueError(f"{data} names no data set; write {_HUB}OWNER/NAME or {_HUB}OWNER/NAME@REVISION")
         return HubDataset(name=name, revision=revision or "main")
     if not data.startswith(_WEB):
         return LocalFiles(path=data)
@@ -174,10 +187,10 @@ class CleanConfig(Config):
 
     @model_validator(mode="after")
     def _known_rules(self) -> CleanConfig:
-        if self.bounds or self.bounds_by_language:
-            from lm_core.corpus.rules import refuse_unknown_bounds
+        if self.languages or self.bounds or self.bounds_by_language:
+            from lm_core.corpus.rules import refuse_without_effect
 
-            refuse_unknown_bounds(self)
+            refuse_without_effect(self)
         return self
 
 
@@ -245,7 +258,10 @@ class DecontaminateConfig(Config):
         20, ge=1, description="N-grams that stand in more items than this are a template of the task, not evidence."
     )
     max_documents_per_item: int = Field(
-        20, ge=1, description="An item that stands in more documents than this is a form they share, not a leak."
+        20,
+        ge=1,
+        description="An example made from the corpus that stands in more documents than this is a form they share; an "
+        "item of a declared task never is.",
     )
 
     @field_validator("min_item_tokens")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import heapq
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -22,11 +23,12 @@ from lm_core.store import Build
 
 # What a run holds in memory, as Python counts it.
 _RUN_BYTES = 192_000_000
-_ROW_GROUP_BYTES = 8_000_000
+_ROW_GROUP_BYTES = 4_000_000
 _PROGRESS_EVERY = 500
 _IN_ORDER = attrgetter("source", "key", "text")
 _COMPUTED = ("doc_id", "num_bytes", "content_hash")
 _COLUMNS = [name for name in DOCUMENTS.names if name not in _COMPUTED]
+_VALUES = attrgetter(*_COLUMNS)
 
 
 class CorpusWriter:
@@ -172,7 +174,9 @@ class _ShardWriter:
             path = self._folder / f"documents-{self._num_shards:05}.parquet"
             self._writer = pq.ParquetWriter(path, DOCUMENTS, compression="zstd")
             self._num_shards += 1
-        columns: dict[str, list[Any]] = {n: [getattr(d, n) for d, _ in self._group] for n in _COLUMNS}
+        values = zip(*(_VALUES(document) for document, _ in self._group), strict=True)
+        columns: dict[str, list[Any]] = dict(zip(_COLUMNS, map(list, values), strict=False))
+        columns = columns or {name: [] for name in _COLUMNS}
         columns |= {"doc_id": [d.doc_id for d, _ in self._group], "num_bytes": [size for _, size in self._group]}
         columns["content_hash"] = [d.content_hash for d, _ in self._group]
         self._writer.write_table(pa.table(columns, schema=DOCUMENTS))
@@ -190,13 +194,28 @@ def _read_run(path: Path) -> Iterator[Document]:
 
 
 def _unique(items: Iterable[Any]) -> Iterator[Any]:
-    """Give the second and later items of one (source, key) a key of their own; items come in order."""
+    """Give the second and later items of one (source, key) a key of their own; items come in order.
+
+    An issued key, `KEY~2`, begins with its own key and so comes after it: an item that has it by birth comes later,
+    and is given one of its own. Keys that begin alike stand together, so little need be remembered.
+    """
     previous: tuple[str, str] | None = None
-    repeats = 0
+    source, stem, issued = "", "", dict[str, int]()  # by key: the last number issued
     for item in items:
-        if (item.source, item.key) == previous:
-            repeats += 1
-            yield replace(item, key=f"{item.key}~{repeats + 1}")
-        else:
-            previous, repeats = (item.source, item.key), 0
+        if issued and (item.source != source or not item.key.startswith(stem)):
+            issued.clear()
+        is_repeat = (item.source, item.key) == previous
+        previous = (item.source, item.key)
+        if not is_repeat and not (issued and _is_issued(item.key, issued)):
             yield item
+            continue
+        if not issued:
+            source, stem = item.source, item.key
+        issued[item.key] = issued.get(item.key, 1) + 1
+        yield replace(item, key=f"{item.key}~{issued[item.key]}")
+
+
+def _is_issued(key: str, issued: Mapping[str, int]) -> bool:
+    base, _, number = key.rpartition("~")
+    is_number = re.fullmatch("[1-9][0-9]{0,9}", number) is not None
+    return base in issued and is_number and 2 <= int(number) <= issued[base]

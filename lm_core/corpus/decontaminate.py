@@ -58,7 +58,7 @@ def decontaminate(
         found.append(_named(hits, items))
         done += len(part.places)
         build.progress(done, splits.num_rows, "documents", hits=sum(table.num_rows for table in found))
-    hits, num_forms = without_forms(pa.concat_tables(found), config)
+    hits, num_forms = without_forms(pa.concat_tables(found), items, config)
     hits = hits.sort_by([("doc_id", "ascending"), ("containment", "descending"), ("item", "ascending")])
     pq.write_table(hits.select(HITS.names).cast(HITS), build.folder / "hits.parquet", compression="zstd")
     decisions = _decisions(hits)
@@ -126,11 +126,16 @@ def _named(hits: pa.Table, items: pa.Table) -> pa.Table:
     return hits.filter(elsewhere).select(_FOUND.names).cast(_FOUND)
 
 
-def without_forms(hits: pa.Table, config: DecontaminateConfig) -> tuple[pa.Table, int]:
-    """The hits of items that stand in few documents, and how many items are but a form of words that many share."""
+def without_forms(hits: pa.Table, items: pa.Table, config: DecontaminateConfig) -> tuple[pa.Table, int]:
+    """The hits without those of forms, and how many items are forms.
+
+    An example that was cut from a document of the corpus may be a form of words which many of its documents share. An
+    item of a declared task comes from elsewhere: in however many documents it stands, they have read it.
+    """
     counts = hits["item"].value_counts()
-    forms = counts.field("values").filter(pc.greater(counts.field("counts"), config.max_documents_per_item))
-    return hits.filter(pc.invert(pc.is_in(hits["item"], value_set=forms))), len(forms)
+    many = counts.field("values").filter(pc.greater(counts.field("counts"), config.max_documents_per_item))
+    forms = many.filter(pc.is_valid(items["doc_id"].take(many)))
+    return hits.filter(pc.invert(pc.is_in(hits["item"], value_set=forms.combine_chunks()))), len(forms)
 
 
 def _decisions(hits: pa.Table) -> pa.Table:

@@ -47,6 +47,11 @@ def _model() -> _Model:
     )  # fmt: skip
 
 
+def known_languages() -> list[str]:
+    """The ISO 639-1 codes that a text can be found to be in, and "und" of one that says too little."""
+    return [*_model().labels.tolist(), UNKNOWN]
+
+
 @njit(nogil=True, cache=True)
 def _score(offsets, data, moves, rows, features, weights, prior, scores):
     """Log-posterior of each language (texts, languages); 0 for a text without any feature."""

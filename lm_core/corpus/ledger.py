@@ -26,6 +26,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_contracts.schemas import DOCUMENTS, EXAMPLES, FATES, FATES_IN_ORDER, REDACTIONS
@@ -181,7 +182,7 @@ def kept_documents(
         shards: only documents of these shards.
     """
     wanted = ", ".join(f"{'fates' if name == 'split' else 'documents'}.{name}" for name in ("doc_id", *columns))
-    places = _redactions(corpus) if "text" in columns else {}
+    places = _Places(corpus.folder / "redactions.parquet") if "text" in columns else None
     query = f"""
         SELECT {wanted} FROM documents JOIN fates USING (doc_id)
         WHERE fates.fate = 'kept' AND fates.split IN (SELECT unnest(?)) ORDER BY documents.doc_id
@@ -189,16 +190,35 @@ def kept_documents(
     with opened(corpus, runtime, shards=shards) as connection:
         reader: pa.RecordBatchReader = connection.sql(query, params=[list(splits)]).to_arrow_reader(batch_rows)
         for batch in reader:
-            yield _without_personal_data(batch, places).select(range(1, batch.num_columns))
+            if places is not None and batch.num_rows:
+                batch = _without_personal_data(batch, places.of(batch[0]))
+            yield batch.select(range(1, batch.num_columns))
 
 
-def _redactions(corpus: ValidCorpus) -> dict[str, list[Redaction]]:
-    """Places to redact, by document."""
-    path = corpus.folder / "redactions.parquet"
-    places: dict[str, list[Redaction]] = {}
-    for row in pq.read_table(path).to_pylist() if path.exists() else ():
-        places.setdefault(row["doc_id"], []).append(Redaction(row["kind"], row["start"], row["length"]))
-    return places
+class _Places:
+    """Places to redact, read beside the documents: both come in the order of doc_id."""
+
+    def __init__(self, path: Path) -> None:
+        self._batches = pq.ParquetFile(path).iter_batches() if path.exists() else iter(())
+        self._ahead = REDACTIONS.empty_table()
+
+    def of(self, doc_ids: pa.Array) -> dict[str, list[Redaction]]:
+        """Those of the next documents."""
+        last = doc_ids[-1].as_py()
+        while not self._ahead.num_rows or self._ahead["doc_id"][-1].as_py() <= last:
+            batch = next(self._batches, None)
+            if batch is None:
+                break
+            read = pa.Table.from_batches([batch]).select(REDACTIONS.names).cast(REDACTIONS)
+            self._ahead = pa.concat_tables([self._ahead, read])
+            # What lies before these documents is of none that were asked for.
+            self._ahead = self._ahead.filter(pc.greater_equal(self._ahead["doc_id"], doc_ids[0]))
+        own = self._ahead.filter(pc.is_in(self._ahead["doc_id"], value_set=doc_ids))
+        self._ahead = self._ahead.filter(pc.greater(self._ahead["doc_id"], last))
+        places: dict[str, list[Redaction]] = {}
+        for row in own.to_pylist():
+            places.setdefault(row["doc_id"], []).append(Redaction(row["kind"], row["start"], row["length"]))
+        return places
 
 
 def _without_personal_data(batch: pa.RecordBatch, places: dict[str, list[Redaction]]) -> pa.RecordBatch:

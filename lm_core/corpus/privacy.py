@@ -234,6 +234,7 @@ def find_in_texts(texts: pa.Array, kinds: Collection[str]) -> Iterator[tuple[int
     while (count := _windows(offsets, data, starts, windows)) < 0:
         windows = np.empty((4 * len(windows), 3), np.int64)
     content = memoryview(data)  # type: ignore[arg-type]
+    counted_row, counted_to, before = -1, 0, 0
     for row, first, last in windows[:count].tolist():
         while data[first] & 0xC0 == 0x80:
             first -= 1
@@ -241,7 +242,10 @@ def find_in_texts(texts: pa.Array, kinds: Collection[str]) -> Iterator[tuple[int
             last += 1
         found = find_personal(str(content[first:last], "utf-8"), kinds)
         if found:
-            before = len(str(content[offsets[row] : first], "utf-8"))
+            if row != counted_row or first < counted_to:
+                counted_row, counted_to, before = row, int(offsets[row]), 0
+            before += len(str(content[counted_to:first], "utf-8"))
+            counted_to = first
             for kind, start, length in found:
                 yield row, Redaction(kind, before + start, length)
 

@@ -11,11 +11,11 @@ than those made for web pages. C4's rules that remove lines, and its list of bad
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 
 from lm_core.corpus.config import CleanConfig
+from lm_core.nearest import hint
 
 # Written without spaces: the mean length of their words says nothing.
 _SPACELESS = ("zh", "yue", "wuu", "ja", "th", "lo", "km", "my", "dz")
@@ -130,19 +130,25 @@ def decision_sql(config: CleanConfig, relation: str) -> str:
     """
 
 
-def refuse_unknown_bounds(config: CleanConfig) -> None:
-    """A bound for a rule that is not among those that decide would be a setting without effect.
+def refuse_without_effect(config: CleanConfig) -> None:
+    """A bound for a rule that is not among those that decide, or for a language no text is in, has no effect.
 
     Raises:
         ValueError: there is one, or a bound is no finite number.
     """
+    languages = (*config.languages, *config.bounds_by_language)
+    if languages:
+        from lm_core.corpus.language import known_languages  # loads the model
+
+        unknown = sorted(set(languages) - set(known_languages()))
+        if unknown:
+            raise ValueError(f"{unknown[0]} is no language that is told apart; give ISO 639-1 codes, as en or zh")
     known = [rule.name for rule in rules(config)]
     for bounds in (config.bounds, *config.bounds_by_language.values()):
         for name, bound in bounds.items():
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise ValueError(f"no rule {name} decides here (the sets in `published` bring more){hint}")
+                likely = hint(name, known)
+                raise ValueError(f"no rule {name} decides here (the sets in `published` bring more){likely}")
             if not math.isfinite(bound):
                 raise ValueError(f"the bound of {name} is no finite number")
 

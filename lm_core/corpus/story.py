@@ -14,7 +14,7 @@ from lm_core.exposure import TrainingOrder
 from lm_core.runtime import Runtime
 
 MAX_STORIES = 20
-EXCERPT_CHARACTERS = 400
+EXCERPT_CHARACTERS, CUT_CHARACTERS = 400, 200
 
 _SPANS_SQL = """
 SELECT split, count(DISTINCT "window") AS windows, sum(num_tokens) AS tokens, min("window") AS first_window,
@@ -42,8 +42,8 @@ def explain(
 
     Returns:
         One JSON-ready story per document: doc_id, source, key, title, licence, version, url, time, content_hash,
-        num_bytes, excerpt, fate, stage, reason, keeper, figure, split, decisions, signals, redactions, cluster, copies,
-        training, steps.
+        num_bytes, excerpt, fate, stage, reason, keeper, figure, split, decisions, signals, redactions, cluster, cuts,
+        copies, training, steps.
 
     Raises:
         UserError: nothing, or neither of the two, was asked for or found.
@@ -60,7 +60,7 @@ def explain(
             connection.execute(f"CREATE VIEW spans AS SELECT * FROM {parquet(tokens.file('spans.parquet'))}")
         stories = _documents(connection, doc_id, text)
         for story in stories:
-            story |= _told(connection, story, stages[0])
+            story |= _told(connection, story, stages)
             if tokens:
                 story |= _learnt(connection, story["doc_id"], order)
     return stories
@@ -101,7 +101,7 @@ def _documents(connection: duckdb.DuckDBPyConnection, doc_id: str | None, text: 
     return stories
 
 
-def _told(connection: duckdb.DuckDBPyConnection, story: dict[str, Any], cleaning: Path) -> dict[str, Any]:
+def _told(connection: duckdb.DuckDBPyConnection, story: dict[str, Any], stages: list[Path]) -> dict[str, Any]:
     doc_id = story["doc_id"]
     cluster = _rows(connection, "SELECT cluster FROM splits WHERE doc_id = ?", [doc_id])
     told: dict[str, Any] = {
@@ -110,12 +110,13 @@ def _told(connection: duckdb.DuckDBPyConnection, story: dict[str, Any], cleaning
             "SELECT stage, fate, reason, keeper, figure FROM decisions WHERE doc_id = ? ORDER BY rank",
             [doc_id],
         ),
-        "signals": _signals(connection, cleaning / "signals.parquet", doc_id),
+        "signals": _signals(connection, stages[0] / "signals.parquet", doc_id),
         "redactions": _rows(
             connection,
             "SELECT kind, count(*) AS places FROM redactions WHERE doc_id = ? GROUP BY kind ORDER BY kind",
             [doc_id],
         ),
+        "cuts": _cuts(connection, stages[1], story),
         "kept_instead": _place(connection, story["keeper"]),
         "cluster": cluster[0]["cluster"] if cluster else None,
         "copies": _rows(
@@ -126,6 +127,18 @@ def _told(connection: duckdb.DuckDBPyConnection, story: dict[str, Any], cleaning
         ),
     }
     return told
+
+
+def _cuts(connection: duckdb.DuckDBPyConnection, duplicates: Path, story: dict[str, Any]) -> list[dict[str, Any]]:
+    """What stands in other documents too and is not learnt from this one: its kind, its place, and how it begins."""
+    path = duplicates / "cuts.parquet"
+    if not path.exists():
+        return []
+    query = f"""
+        SELECT c.kind, c.start, c.length, substring(d.text, c.start + 1, least(c.length, {CUT_CHARACTERS})) AS excerpt
+        FROM {parquet(path)} AS c JOIN documents AS d USING (doc_id) WHERE c.doc_id = ? ORDER BY c.start
+    """
+    return _rows(connection, query, [story["doc_id"]])
 
 
 def _learnt(connection: duckdb.DuckDBPyConnection, doc_id: str, order: TrainingOrder | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 # NUL and the other control characters, byte-order marks and lone surrogates; tab and newline stay.
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f\x80-\x84\x86-\x9f\ufeff]")
+_ODD_ASCII = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NEWLINE = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 
@@ -18,10 +19,14 @@ def canonical(text: str) -> str:
 
     A lone surrogate, which UTF-8 cannot hold, becomes U+FFFD.
     """
-    text = _NEWLINE.sub("\n", text)
-    text = _CONTROL.sub("", text)
-    if not text.isascii():
+    is_ascii = text.isascii()
+    # Most texts need nothing of this, and one look tells so.
+    if not is_ascii or _ODD_ASCII.search(text):
+        text = _CONTROL.sub("", _NEWLINE.sub("\n", text))
+    if not is_ascii:
         text = unicodedata.normalize("NFC", _SURROGATE.sub("\ufffd", text))
+    if is_ascii and " \n" not in text and "\t\n" not in text:
+        return text.rstrip(" \t\n").lstrip("\n")
     # Line by line: a regular expression for trailing blanks is quadratic in a long run of them.
     return "\n".join([line.rstrip() for line in text.split("\n")]).strip("\n")
 

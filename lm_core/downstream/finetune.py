@@ -6,11 +6,11 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lm_core.artifact import Checkpoint, DownstreamData, ValidCorpus
 from lm_core.config import identity_of
@@ -26,11 +26,13 @@ from lm_core.downstream.encoding import (
     pad_rows,
     text_rows,
 )
+from lm_core.downstream.forgetting import guard_against_forgetting
 from lm_core.downstream.items import read_items
 from lm_core.downstream.members import combined, member_build
 from lm_core.downstream.mixture import tasks_of, training_items
 from lm_core.downstream.replay import Replay
-from lm_core.downstream.strategies import Gradual, apply_strategy, guard_against_forgetting, merge
+from lm_core.downstream.strategies import Gradual, apply_strategy, merge
+from lm_core.downstream.subwords import out_of_fold
 from lm_core.errors import UserError
 from lm_core.model.build import build_model
 from lm_core.model.language_model import LanguageModel
@@ -76,7 +78,11 @@ def finetune(
         models.append(model)
         statistics = statistics or figures
     model = combined(models, config)
-    statistics["forgetting"] = guard_against_forgetting(model, base, data.tokenizer, config)
+    # A classifier's head is its own and stays; of an ensemble the first member is measured.
+    trunk = model.trunk if isinstance(model, PooledClassifier) else model
+    statistics["forgetting"] = (
+        {} if config.from_random else guard_against_forgetting(trunk, base, data.tokenizer, config)
+    )
     statistics["weights_sha256"] = save_finetuned(model, build.folder)
     shutil.copyfile(base.file("tokenizer.json"), build.folder / "tokenizer.json")
     training = {"config": identity_of(config), "num_steps": statistics["num_steps"], "items": len(items)}
@@ -103,14 +109,13 @@ def _train_member(
     tokenizer = lesson.tokenizer
     model = starting_model(base, config, lesson.train)
     rows = rows_of(lesson.train, model, tokenizer, config.loss_on)
-    if isinstance(model, PooledClassifier) and model.bag is not None:
-        model.bag.fit([row.tokens for row in rows], tokenizer)
+    second_voice = _fit_bag(model, rows, tokenizer, config)
     apply_strategy(model, config)
     batches = plan_batches([len(row.tokens) for row in rows], config)
     gradual = Gradual(model, config, len(batches)) if config.strategy == "gradual" else None
     statistics = train(
         model,
-        _batches(rows, batches, model, config, base, tokenizer.pad),
+        _batches(rows, batches, model, config, base, tokenizer.pad, second_voice),
         config.optimization,
         num_steps=len(batches),
         build=build,
@@ -123,6 +128,19 @@ def _train_member(
     return model, statistics
 
 
+def _fit_bag(
+    model: LanguageModel, rows: Sequence[Row], tokenizer: TextTokenizer, config: FinetuneConfig
+) -> Tensor | None:
+    """Fit a classifier's bag of subwords; returns what the trunk hears of it beside each row, (rows, labels)."""
+    if not isinstance(model, PooledClassifier) or model.bag is None:
+        return None
+    texts, labels = [row.tokens for row in rows], [row.targets[-1] for row in rows]
+    model.bag.fit(texts, labels, tokenizer)
+    if config.trunk_learns == "labels":
+        return None
+    return out_of_fold(model.bag, texts, labels, tokenizer, config.optimization.seed)
+
+
 def _batches(
     rows: Sequence[Row],
     batches: Sequence[Sequence[int]],
@@ -130,6 +148,7 @@ def _batches(
     config: FinetuneConfig,
     base: Checkpoint,
     pad: int,
+    second_voice: Tensor | None = None,
 ) -> Callable[[int], Batch]:
     """The batch of each step: its rows, changed by augmentation, beside replayed text."""
     classifier = isinstance(model, PooledClassifier)
@@ -138,7 +157,12 @@ def _batches(
 
     def batch_at(step: int) -> Batch:
         chosen = augment([rows[i] for i in batches[step]], step)
-        return pad_rows(replay(chosen, step) if replay else chosen, pad)
+        batch = pad_rows(replay(chosen, step) if replay else chosen, pad)
+        if second_voice is None:
+            return batch
+        beside = second_voice.new_zeros(len(batch.tokens), second_voice.shape[1])
+        beside[: len(chosen)] = second_voice[batches[step]]
+        return replace(batch, beside=beside)
 
     return batch_at
 
@@ -156,7 +180,9 @@ def starting_model(base: Checkpoint, config: FinetuneConfig, items: Sequence[Map
     labels = items[0]["labels"]
     if not labels or config.mixture:
         return model
-    return PooledClassifier(model, labels, pooling=config.pooling, num_buckets=config.num_buckets)
+    return PooledClassifier(
+        model, labels, pooling=config.pooling, num_buckets=config.num_buckets, learns=config.trunk_learns
+    )
 
 
 def rows_of(

@@ -68,9 +68,14 @@ def _items(task: Task, data: str) -> Iterator[tuple[str, str, list[str], Row]]:
                 texts = [fill(choice, row) for choice in task.choices if columns_of(choice)] or _all_texts(task, row)
                 yield item_id_of(task.name, fill(task.group, row), "\0".join(texts)), "test", texts, row
                 continue
+            if task.rows == "options":  # also those that list none, and are asked of nobody
+                text = f"{fill(task.prompt, row)}\n{fill(task.target, row)}"
+                yield item_id_of(task.name, fill(task.group, row), text), "test", [text], row
+                continue
             for item in reader.items(Place(name, file, number), row):
                 if item["split"] in HELD_OUT:
                     yield item["item_id"], item["split"], _wholes(task, item), row
+    reader.check_columns()
 
 
 def _wholes(task: Task, item: Mapping[str, Any]) -> list[str]:

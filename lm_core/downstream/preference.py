@@ -19,6 +19,7 @@ from lm_core.artifact import Checkpoint, DownstreamData
 from lm_core.config import identity_of
 from lm_core.downstream.config import PreferConfig
 from lm_core.downstream.encoding import Row, answer_rows, pad_rows
+from lm_core.downstream.forgetting import guard_against_forgetting
 from lm_core.downstream.items import read_items
 from lm_core.downstream.preference_rules import Pair, pairs_of
 from lm_core.errors import UserError
@@ -67,7 +68,9 @@ class PreferenceModel(LanguageModel):
         rows = counted.nonzero()[:, 0]
         return torch.zeros(len(tokens), device=tokens.device).index_add(0, rows, found)
 
-    def loss_sum(self, tokens: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    def loss_sum(
+        self, tokens: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, beside: Tensor | None = None
+    ) -> Tensor:
         """-log sigmoid of the margins, their mean times the number of targets: the loop divides by that."""
         losses = -F.logsigmoid(self.margins(tokens, targets))
         if label_smoothing:  # pairs that may be the wrong way round (Mitchell 2023, conservative DPO)
@@ -95,6 +98,8 @@ def prefer(build: Build, config: PreferConfig, *, base: Checkpoint, examples: Do
         num_steps=len(batches),
         build=build,
     )
+    model.policy.compute_dtype = model.compute_dtype
+    statistics["forgetting"] = guard_against_forgetting(model.policy, base, tokenizer, config)
     statistics["pair_accuracy"] = pair_accuracy(model, held_out or pairs, tokenizer)
     statistics["weights_sha256"] = save_model(model.policy, build.folder)
     shutil.copyfile(base.file("tokenizer.json"), build.folder / "tokenizer.json")

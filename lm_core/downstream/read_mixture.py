@@ -45,7 +45,7 @@ def read_mixture(build: Build, config: ReadMixtureConfig, *, held_out: HeldOut |
         part.mkdir(parents=True, exist_ok=True)
         made = read_task(
             replace(build, folder=part),
-            ReadTaskConfig(task=task, data=config.data, max_items=config.max_items),
+            ReadTaskConfig(task=task, data=config.data, max_items=config.max_items, skim=config.skim),
             held_out=held_out,
         )
         counts |= made["tasks"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,20 @@ import pyarrow.parquet as pq
 
 from data_contracts.schemas import BAD_ROWS, EXAMPLES, SPLITS
 from lm_core.artifact import HeldOut
+from lm_core.corpus.split_overlaps import num_near_overlaps
 from lm_core.downstream.config import ReadTaskConfig
 from lm_core.downstream.contamination import held_by
 from lm_core.downstream.passages import focus_on, histories, passages
 from lm_core.downstream.prepare import item_id_of
+from lm_core.downstream.row_checks import (
+    BadRow,
+    check_columns,
+    check_row,
+    named_choice,
+    needed_columns,
+    numbered_choice,
+    options_in,
+)
 from lm_core.downstream.rows import HUB, Row, file_digests, read_file, read_hub, read_split, splits_of
 from lm_core.downstream.task import Task, as_text, columns_of, fill
 from lm_core.errors import IntegrityError, UserError
@@ -27,25 +37,23 @@ from lm_core.store import Build
 # Of the groups (articles, pages) of a file without splits, and of train where validation is missing.
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.06
 NAMED_IN_MESSAGE = 3
+SKIMMED_WHOLE, SKIM_STEP = 256, 16
 # What is wrong with an item only because of what is held out: no fault of the file, and bounded by itself.
 OTHERS_FAULT = ("leaks", "contaminated")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a row stands, for a person to find it."""
+    """Where a row stands, for a person to find it.
+
+    Attributes:
+        outside: it is one of the texts that belong to no label.
+    """
 
     split: str
     file: str
     row: int
-
-
-class BadRow(Exception):  # noqa: N818, a row's fate, counted by the reader
-    """A row that cannot become an item: `reason` is a short name, the text says what was found."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
+    outside: bool = False
 
 
 def source_digests(config: ReadTaskConfig, runtime: Runtime) -> dict[str, str]:
@@ -60,10 +68,11 @@ def read_task(build: Build, config: ReadTaskConfig, *, held_out: HeldOut | None 
         UserError: a template names a column that is not there, a split is empty.
         IntegrityError: more bad rows, or more leaks between splits, than the task allows; it names the first.
     """
-    reader = TaskReader(config.task, config.data)
+    reader = TaskReader(config.task, config.data, skim=config.skim)
     items = reader.read(build)
     _name_labels(config.task, items, reader)
     leaks = _drop_leaks(items, reader)
+    near = num_near_overlaps({s: [(i["item_id"], i["prompt"] or i["target"]) for i in items[s]] for s in SPLITS})
     if held_out is not None:
         _drop_contaminated(items, reader, held_by(items["train"], held_out, build.runtime))
     _check_bounds(config.task, reader, items, leaks)
@@ -79,6 +88,7 @@ def read_task(build: Build, config: ReadTaskConfig, *, held_out: HeldOut | None 
         "items_before_the_cap": {split: len(items[split]) for split in SPLITS},
         "bad_rows": dict(sorted(Counter(row["reason"] for row in reader.bad).items())),
         "set_aside": dict(sorted(reader.set_aside.items())),
+        "near_overlaps": near,
         "num_labels": len(rows[0]["labels"] or []) if rows else 0,
     }
 
@@ -96,87 +106,93 @@ def _limits(config: ReadTaskConfig) -> dict[str, int]:
 class TaskReader:
     """Turns rows into items, and remembers what it could not turn."""
 
-    def __init__(self, task: Task, data: str) -> None:
-        self.task, self.data = task, data
+    def __init__(self, task: Task, data: str, *, skim: bool = False) -> None:
+        self.task, self.data, self.skim = task, data, skim
         self.splits = splits_of(task, data)
         self.bad: list[dict[str, Any]] = []
         self.set_aside: Counter[str] = Counter()
-        self.rows_of_split: Counter[str] = Counter()
-        self._checked: set[str] = set()
+        self.num_rows: Counter[tuple[str, bool]] = Counter()
+        self._needed = needed_columns(task)
+        self._columns_of: dict[str, set[str]] = {}
+        self._place_in: Counter[tuple[str, str]] = Counter()
 
     def read(self, build: Build) -> dict[str, list[dict[str, Any]]]:
         """Items of each split, without repeated ones."""
         found: dict[str, dict[str, dict[str, Any]]] = {split: {} for split in SPLITS}
         for name in self.splits:
             for file, number, row in read_split(self.task, name, self.data):
+                if self.skim and number >= SKIMMED_WHOLE and number % SKIM_STEP:
+                    continue
                 for item in self.items(Place(name, file, number), row):
                     found[item["split"]].setdefault(item["item_id"], item)
                 build.progress(number, None, "rows")
+        self.check_columns()
         for split in SPLITS:
             self._add_out_of_scope(split, found[split])
         return {split: list(items.values()) for split, items in found.items()}
 
     def items(self, place: Place, row: Row | str) -> Iterator[dict[str, Any]]:
         """Items of one row; none when it is bad or not wanted, which is then noted."""
-        self.rows_of_split[place.split] += 1
+        if self.task.parallel and not isinstance(row, str):
+            self._place_in[place.file, as_text(row.get(self.task.parallel))] += 1
         try:
-            if isinstance(row, str):
-                raise BadRow("not_readable", row)
-            self._check_columns(row, place.file)
-            if any(as_text(row[column]) not in values for column, values in self._kept(row)):
-                self.set_aside["not wanted by keep"] += 1
-                return
-            for part in self._split_row(row):
+            parts = self._parts(place, row)
+        except BadRow as problem:
+            self._note(place, problem.reason, str(problem))
+            return
+        for part in parts:
+            try:
                 item = self._item(place, part)
+            except BadRow as problem:
+                self._note(place, problem.reason, str(problem))
+            else:
                 if item:
                     yield item
-        except BadRow as problem:
-            self._note(place, problem)
 
-    def _note(self, place: Place, problem: BadRow) -> None:
-        self.bad.append({"task": self.task.name, **vars(place), "reason": problem.reason, "detail": str(problem)})
+    def check_columns(self) -> None:
+        """A template that names a column which no row of a file has is a mistake of the declaration.
 
-    def _kept(self, row: Row) -> list[tuple[str, tuple[str, ...]]]:
-        """What `keep` asks of a row; a data set of the hub may lack a column that our files have been given."""
-        return [(column, values) for column, values in self.task.keep.items() if self.data != HUB or column in row]
+        Raises:
+            UserError: naming the column and the file.
+        """
+        for file, columns in self._columns_of.items():
+            missing = sorted({*self._needed, *self._kept(columns)} - columns)
+            if missing and columns:
+                raise UserError(
+                    f"task {self.task.name}: its templates name the column {missing[0]}, which {file} lacks; "
+                    f"it has {', '.join(sorted(columns))}"
+                )
 
     def note(self, item: Mapping[str, Any], reason: str, detail: str, split: str) -> None:
         """Remember what is wrong with an item, by the row that it was made from."""
-        place: Place = item["place"]
-        named = {"split": split, "file": place.file, "row": place.row}
-        self.bad.append({"task": self.task.name, **named, "reason": reason, "detail": detail})
+        self._note(replace(item["place"], split=split), reason, detail)
 
-    def _check_columns(self, row: Row, file: str) -> None:
-        """A template that names a missing column is a mistake of the declaration, not of a row."""
-        if file in self._checked:
-            return
-        made = {"history", "reply"} if self.task.rows == "dialogue" else set()
+    def _note(self, place: Place, reason: str, detail: str) -> None:
+        self.bad.append({"task": self.task.name, **vars(place), "reason": reason, "detail": detail})
+
+    def _kept(self, columns: Container[str]) -> list[str]:
+        """Columns of `keep`; a data set of the hub may lack one that our files have been given."""
+        return [column for column in self.task.keep if self.data != HUB or column in columns]
+
+    def _parts(self, place: Place, row: Row | str) -> Iterable[Row]:
+        """A row that is wanted and looks right: itself, or one for each turn of a dialogue or passage of a text."""
         task = self.task
-        templates = (task.prompt, task.target, task.group, *task.choices)
-        needed = {name for template in templates for name in columns_of(template)} | {c for c, _ in self._kept(row)}
-        needed |= {name for name in (task.references, task.focus, task.picture) if name}
-        needed |= {"dialogue": {"speakers", "turns"}, "span": {"context", "answers", "answer_starts"}}.get(
-            task.rows, set()
-        )
-        missing = sorted(needed - made - set(row))
-        if missing:
-            raise UserError(
-                f"task {task.name}: its templates name the column {missing[0]}, which {file} lacks; "
-                f"it has {', '.join(sorted(row))}"
-            )
-        self._checked.add(file)
-
-    def _split_row(self, row: Row) -> Iterable[Row]:
-        """One row, or one for each turn of a dialogue."""
-        if self.task.rows == "dialogue":
-            if len(row["speakers"] or []) != len(row["turns"] or []):
-                raise BadRow("turns_without_speaker", f"{len(row['speakers'])} speakers, {len(row['turns'])} turns")
-            return histories(row, self.task.max_prompt_chars)
-        if self.task.rows == "span":
-            _check_span(row)
-        if self.task.rows == "passages":
-            pieces = passages(fill(self.task.target, row), self.task.max_target_chars)
-            (column,) = columns_of(self.task.target)[:1]
+        self.num_rows[place.split, place.outside] += 1
+        if isinstance(row, str):
+            raise BadRow("not_readable", row)
+        self._columns_of.setdefault(place.file, set()).update(row)
+        kept = self._kept(row)
+        check_row(task, row, (*kept, *self._needed))
+        if any(as_text(row[column]) not in task.keep[column] for column in kept):
+            self.set_aside["not wanted by keep"] += 1
+            return []
+        if task.rows == "dialogue":
+            return histories(row, task.max_prompt_chars)
+        if task.rows == "passages":
+            pieces = passages(fill(task.target, row), task.max_target_chars)
+            if not pieces:
+                raise BadRow("empty", "the text is empty")
+            (column,) = columns_of(task.target)
             return [row | {column: piece} for piece in pieces]
         return [row]
 
@@ -186,8 +202,14 @@ class TaskReader:
         if not target or (task.prompt and not prompt):
             raise BadRow("empty", "the prompt or the target is empty")
         choices = [fill(choice, row) for choice in task.choices]
-        if task.kind == "choice":
-            target = _chosen(choices, target)
+        if task.rows == "options":
+            choices = options_in(prompt)
+            if len(choices) < 2:
+                self.set_aside["lists no options"] += 1
+                return None
+            target = named_choice(choices, target)
+        elif task.kind == "choice":
+            target = numbered_choice(choices, target)
         if task.kind == "label":
             target = task.label_names.get(target, target)
             if task.labels and target not in task.labels:
@@ -196,6 +218,11 @@ class TaskReader:
             self.set_aside["longer than max_target_chars"] += 1
             return None
         group = fill(task.group, row) if task.group else None
+        if task.parallel and self.data != HUB:  # there the translations are data sets of their own
+            value = as_text(row[task.parallel])
+            group = f"{value}/{self._place_in[place.file, value]}"
+        if group == "":
+            raise BadRow("empty", "what it shares with other items (group) is empty")
         references = _all_answers(row[task.references]) if task.references else None
         identity = item_id_of(task.name, group or "", f"{prompt}\0{target}")
         return {
@@ -232,10 +259,14 @@ class TaskReader:
         outside = self.task.out_of_scope
         if outside is None or split not in outside.files:
             return
-        texts = {}
+        texts: dict[str, Place] = {}
         for place, row in self._outside_rows(split):
-            if not isinstance(row, str) and (text := fill(outside.prompt, row)):
-                texts[text[: self.task.max_prompt_chars]] = place
+            try:
+                texts[self._outside_text(place, row, columns_of(outside.prompt))] = place
+            except BadRow as problem:
+                self._note(place, problem.reason, str(problem))
+        if not texts:
+            raise UserError(f"task {self.task.name}: out_of_scope has no text for {split}; look at its files")
         made = {item_id_of(self.task.name, "", f"{text}\0{outside.label}"): text for text in texts}
         # Not the smallest identifiers: those are the ones a cap on the items keeps.
         for identity in sorted(made, key=lambda name: name[::-1])[: round(outside.share * len(items))]:
@@ -245,34 +276,31 @@ class TaskReader:
                 "place": texts[made[identity]],
             }  # fmt: skip
 
+    def _outside_text(self, place: Place, row: Row | str, columns: list[str]) -> str:
+        assert self.task.out_of_scope is not None
+        self.num_rows[place.split, True] += 1
+        if isinstance(row, str):
+            raise BadRow("not_readable", row)
+        check_columns(row, columns)
+        text = fill(self.task.out_of_scope.prompt, row)[: self.task.max_prompt_chars]
+        if not text:
+            raise BadRow("empty", "the text is empty")
+        return text
+
     def _outside_rows(self, split: str) -> Iterator[tuple[Place, Row | str]]:
         """Rows of the texts that belong to no label."""
         outside = self.task.out_of_scope
         assert outside is not None
         if self.data != HUB:
             for number, row in enumerate(read_file(Path(self.data) / outside.files[split])):
-                yield Place(split, outside.files[split], number), row
+                yield Place(split, outside.files[split], number, True), row
         elif outside.hub is not None and split in outside.hub.splits:
             for file, number, row in read_hub(outside.hub, split):
-                yield Place(split, file, number), row
+                yield Place(split, file, number, True), row
 
 
 def _all_answers(value: Any) -> list[str]:
     return [as_text(part) for part in (value if isinstance(value, list | tuple) else [value]) if part is not None]
-
-
-def _check_span(row: Row) -> None:
-    answers, starts = row["answers"] or [], row["answer_starts"] or []
-    for answer, start in zip(answers, starts, strict=False):
-        if row["context"][start : start + len(answer)] != answer:
-            found = row["context"][start : start + len(answer)]
-            raise BadRow("span_does_not_match", f"{answer!r} should stand at {start}, where {found!r} stands")
-
-
-def _chosen(choices: list[str], number: str) -> str:
-    if not number.isdigit() or int(number) >= len(choices):
-        raise BadRow("label_outside_the_set", f"{number!r} of {len(choices)} choices")
-    return choices[int(number)]
 
 
 def _drop_leaks(items: dict[str, list[dict[str, Any]]], reader: TaskReader) -> int:
@@ -303,8 +331,10 @@ def _text_key(item: Mapping[str, Any]) -> str:
 
 
 def _check_bounds(task: Task, reader: TaskReader, items: Mapping[str, list[Any]], leaks: int) -> None:
-    for split, total in reader.rows_of_split.items():
-        bad = [row for row in reader.bad if row["split"] == split and row["reason"] not in OTHERS_FAULT]
+    for (split, outside), total in reader.num_rows.items():
+        places = [row for row in reader.bad if (row["split"], row["outside"]) == (split, outside)]
+        bad = list({(b["file"], b["row"]): b for b in reversed(places) if b["reason"] not in OTHERS_FAULT}.values())
+        bad.reverse()
         if len(bad) > task.max_bad_share * total:
             named = "; ".join(
                 f"{b['file']} row {b['row']}: {b['reason']}: {b['detail']}" for b in bad[:NAMED_IN_MESSAGE]
@@ -320,7 +350,8 @@ def _check_bounds(task: Task, reader: TaskReader, items: Mapping[str, list[Any]]
             f"task {task.name}: {leaks} of {held_out} held-out items stand in another split too, "
             f"{task.max_leak_share:.0%} are allowed ({first})"
         )
-    for split in ("test",) if task.kind == "choice" else ("train", "test"):
+    asked = {"validation"} & set(reader.splits) | ({"test"} if task.kind == "choice" else {"train", "test"})
+    for split in (split for split in SPLITS if split in asked):
         if not items[split]:
             raise UserError(f"task {task.name}: the split {split} is empty; look at its files and at keep")
 

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from lm_core.artifact import Checkpoint
 from lm_core.downstream.config import FinetuneConfig
 from lm_core.downstream.encoding import Row
+from lm_core.downstream.tuned import own_text
 from lm_core.errors import UserError
 from lm_core.model.losses import IGNORE
 from lm_core.tokens import Windows, window_order
-
-
-def own_text(base: Checkpoint) -> Path | None:
-    """The token shards that a base was trained on; None when they are not at hand."""
-    folder = base.input_folder("tokens") if "tokens" in base.inputs else Path()
-    return folder if (folder / "dataset.json").exists() else None
 
 
 class Replay:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lm_core.downstream.task import Hub, Task
+from lm_core.downstream.task import Hub, Task, as_text
 from lm_core.errors import UserError
 from lm_core.store import file_sha256
 
@@ -89,23 +89,46 @@ def _read_parquet(path: Path) -> Iterator[Row]:
 
 
 def _read_jsonl(path: Path) -> Iterator[Row | str]:
-    with open(path, encoding="utf-8", errors="replace") as stream:
+    with open(path, "rb") as stream:
         for line in stream:
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                yield f"not JSON: {error}"
-            else:
-                yield row if isinstance(row, dict) else "not an object"
+            if line.strip():
+                yield _json_row(line)
 
 
-def _read_csv(path: Path) -> Iterator[Row]:
-    with open(path, encoding="utf-8", newline="") as stream:
-        yield from csv.DictReader(stream)
+def _json_row(line: bytes) -> Row | str:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+        if b"\\ud" in line.lower():  # an escape can name half a character, which is no text
+            json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeError as error:
+        return f"not UTF-8: {error}"
+    except (ValueError, RecursionError) as error:
+        return f"not JSON: {error}"
+    return row if isinstance(row, dict) else "not an object"
+
+
+def _read_csv(path: Path) -> Iterator[Row | str]:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        for row in csv.DictReader(stream):
+            yield _csv_row(row)
+
+
+def _csv_row(row: dict[Any, Any]) -> Row | str:
+    if None in row:
+        return f"more cells than the header has: {row[None][0]!r} is beyond"
+    if None in row.values():
+        return f"fewer cells than the header has: {next(name for name in row if row[name] is None)} is missing"
+    for name, cell in row.items():
+        if any("\udc80" <= character <= "\udcff" for character in cell):
+            return f"not UTF-8: the cell {name}"
+    return row
 
 
 def read_hub(hub: Hub, split: str) -> Iterator[tuple[str, int, Row]]:
-    """Rows of a split of a data set of the hub, its columns renamed, its class numbers as names.
+    """Rows of a split of a data set of the hub, its columns renamed, its class numbers as names, pictures as bytes.
+
+    Where the data set has no column `subset`, that is the name of its configuration. A row that `keep` does not want
+    is passed over.
 
     Raises:
         UserError: the data set is out of reach, or has no such split.
@@ -117,11 +140,24 @@ def read_hub(hub: Hub, split: str) -> Iterator[tuple[str, int, Row]]:
         parts = [load_dataset(hub.name, subset, split=hub.splits[split]) for subset in subsets]
     except Exception as error:  # datasets raises many kinds when the hub is out of reach
         raise UserError(f"the data set {hub.name} cannot be loaded: {str(error).splitlines()[0]}") from None
-    for rows in parts:
+    for subset, rows in zip(subsets, parts, strict=True):
         names = {column: _class_names(kind) for column, kind in rows.features.items() if _class_names(kind)}
+        rows = _undecoded(rows)
         for number, row in enumerate(rows):
-            named = {column: _named(value, names.get(column)) for column, value in row.items()}
-            yield hub.name, number, renamed(named, hub)
+            named = {"subset": subset} | {column: _named(value, names.get(column)) for column, value in row.items()}
+            made = renamed(named, hub)
+            if all(as_text(made.get(column)) in values for column, values in hub.keep.items()):
+                yield hub.name, number, made
+
+
+def _undecoded(rows: Any) -> Any:
+    """The rows with pictures as they are stored: we decode them ourselves, within bounds."""
+    from datasets import Image
+
+    for column, kind in rows.features.items():
+        if isinstance(kind, Image):
+            rows = rows.cast_column(column, Image(decode=False))
+    return rows
 
 
 def _class_names(kind: Any) -> list[str] | None:

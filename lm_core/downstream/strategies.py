@@ -1,27 +1,15 @@
-"""What of a base model a fine-tune may move, and how much of the base it keeps."""
+"""What of a base model a fine-tune may move."""
 
 from __future__ import annotations
-
-from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lm_core.artifact import Checkpoint
 from lm_core.downstream.classifier import PooledClassifier
 from lm_core.downstream.config import FinetuneConfig
-from lm_core.downstream.replay import own_text
 from lm_core.errors import UserError
 from lm_core.model.language_model import LanguageModel
-from lm_core.model.weights import load_model
-from lm_core.tokenizer import TextTokenizer, load_tokenizer
-from lm_core.tokens import Windows
-from lm_core.training.pretrain import bits_per_byte_on
-
-# Shares of the base that are tried, smallest first, until what was forgotten is within the bound.
-SHARES_OF_THE_BASE = (0.25, 0.5, 0.75, 1.0)
 
 
 class LowRank(nn.Module):
@@ -99,48 +87,3 @@ def merge(model: LanguageModel) -> None:
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-
-
-@lru_cache(maxsize=4)
-def _own_bits(base: Path, text: Path, num_tokens: int, dtype: torch.dtype, device: torch.device) -> float:
-    """Bits per byte of the base on its own text: measured once for all fine-tunes of a process."""
-    model = load_model(base, device=device)
-    model.compute_dtype = dtype
-    tokenizer = load_tokenizer(base / "tokenizer.json")
-    return bits_per_byte_on(Windows(text, "validation"), tokenizer, num_tokens)(model).get("val_bits_per_byte", 0.0)
-
-
-def guard_against_forgetting(
-    model: LanguageModel,
-    base: Checkpoint,
-    tokenizer: TextTokenizer,
-    config: FinetuneConfig,
-) -> dict[str, float]:
-    """Bits per byte of the base's own validation text before and after; mixes the base back in beyond the bound.
-
-    Mixing is linear interpolation of weights (Wortsman et al. 2022). A classifier's head is its own and stays. Of an
-    ensemble the first member is measured.
-
-    Returns:
-        before, after, share_of_base; empty when the base's text is not at hand.
-    """
-    folder = own_text(base)
-    if config.from_random or folder is None or not config.guard_tokens:
-        return {}
-    trunk = model.trunk if isinstance(model, PooledClassifier) else model
-    measure = bits_per_byte_on(Windows(folder, "validation"), tokenizer, config.guard_tokens)
-    before = load_model(base.folder).state_dict() if config.max_forgetting else {}
-    after = {name: tensor.detach().clone() for name, tensor in trunk.state_dict().items()}
-
-    def bits(share: float) -> float:
-        mixed = {name: tensor.lerp(before[name].to(tensor.device), share) for name, tensor in after.items()}
-        trunk.load_state_dict(mixed)
-        return measure(trunk).get("val_bits_per_byte", 0.0)
-
-    own = _own_bits(base.folder, folder, config.guard_tokens, trunk.compute_dtype, next(trunk.parameters()).device)
-    share, now = 0.0, measure(trunk).get("val_bits_per_byte", 0.0)
-    for mixed_in in SHARES_OF_THE_BASE if config.max_forgetting else ():
-        if now - own <= config.max_forgetting:
-            break
-        share, now = mixed_in, bits(mixed_in)
-    return {"before": round(own, 5), "after": round(now, 5), "share_of_base": share}

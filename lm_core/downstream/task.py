@@ -16,17 +16,19 @@ from __future__ import annotations
 import re
 import string
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from lm_core.config import Config
+from lm_core.config import Added, Config
+from lm_core.downstream.combinations import complaints
 from lm_core.errors import UserError
+from lm_core.nearest import nearest
 
 Kind = Literal["label", "answer", "choice", "text", "visual", "preference"]
-Rows = Literal["plain", "dialogue", "span", "passages"]
+Rows = Literal["plain", "dialogue", "span", "passages", "options"]
 Metric = Literal[
     "accuracy",
     "token_f1",
@@ -51,6 +53,31 @@ Baseline = Literal[
     "dictionary",
     "kneser_ney_5_gram",
 ]
+Guard = Literal[
+    "macro_f1",
+    "calibration_error",
+    "out_of_scope_recall",
+    "rouge_1",
+    "rouge_2",
+    "rouge_l",
+    "chrf",
+    "token_f1",
+    "exact_match",
+    "same_text",
+    "number_match",
+    "bits_per_byte",
+    "chrf_corpus",
+    "bleu",
+    "slot_f1",
+    "copy_rate",
+    "repeats_itself",
+    "consistent_over_turns",
+    "faithful_numbers_and_names",
+    "placeholder_fidelity",
+    "distinct_2",
+    "repetition",
+    "memorised_spans",
+]
 _PLACEHOLDER = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -69,6 +96,9 @@ class Hub(Config):
         '"answers.text". Of a text what follows its last mark: "answer|####".',
     )
     joined: tuple[str, ...] = Field((), description="Columns, renamed, whose lists of sentences are one text.")
+    keep: Mapping[str, tuple[str, ...]] = Added(
+        {}, description="Only rows whose column, renamed, has one of the values; the others are no part of the task."
+    )
 
 
 class Recipe(Config):
@@ -82,6 +112,7 @@ class Recipe(Config):
     label_smoothing: float | None = Field(None, ge=0, lt=1, description="Probability spread over all labels.")
     pooling: Literal["mean", "mean_max", "all_layers"] | None = Field(None, description="What a classifier reads.")
     num_buckets: int | None = Field(None, ge=0, le=1 << 22, description="Size of the bag of subwords; 0: none.")
+    trunk_learns: Literal["labels", "residual"] | None = Added(None, description="What it learns beside the bag.")
     ema_decay: float | None = Field(None, ge=0, lt=1, description="Moving average of the weights.")
 
 
@@ -118,7 +149,7 @@ class Task(Config):
         "plain",
         description="plain: a row is an item. dialogue: every system turn is one (`history`, `reply`). span: the "
         "answer must stand in the context at answer_starts. passages: a text is cut into items of at most "
-        "max_target_chars.",
+        'max_target_chars. options: the prompt lists its choices, as "(A) ..." or "- ...", and the target is one.',
     )
     keep: Mapping[str, tuple[str, ...]] = Field(
         default={}, description="Only rows whose column has one of the values (as text; lists joined by comma)."
@@ -130,6 +161,11 @@ class Task(Config):
     choices: tuple[str, ...] = Field((), description="Templates of the choices (kind choice).")
     references: str = Field("", description="Column with all accepted answers.")
     group: str = Field("", description="Template of what items share, an article say: splits and intervals go by it.")
+    parallel: str = Added(
+        "",
+        description="Column that tells translations of one list apart: in a file, rows at the same place of each share "
+        'a group, "value/place".',
+    )
     focus: str = Field(
         "",
         description="Column of which only the sentences nearest to the rest of the prompt are kept, where the "
@@ -141,7 +177,7 @@ class Task(Config):
     )
     out_of_scope: OutOfScope | None = Field(None, description="Texts that belong to none of the labels.")
     metric: Metric = Field(..., description="The score; of bits_per_byte less is better.")
-    guards: tuple[str, ...] = Field((), description="Figures shown beside the score, by the names of lm_core.")
+    guards: tuple[Guard, ...] = Field((), description="Figures shown beside the score.")
     baselines: tuple[Baseline, ...] = Field((), description="Systems that are no neural model.")
     loss_on: Literal["target", "everything"] = Field("target", description="The tokens that the training loss counts.")
     language: Literal["en", "zh", "fr", "en-zh", "en-fr"] = Field("en", description="Of prompt and answer.")
@@ -165,17 +201,12 @@ class Task(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        unknown = set(self.files) - {"train", "validation", "test", "all"}
-        if unknown or not ({"all", "test"} & set(self.files)):
-            raise ValueError(f"files must name all, or test and perhaps train and validation, not {sorted(self.files)}")
-        if "all" in self.files and len(self.files) > 1:
-            raise ValueError("files: all stands alone")
-        if self.kind == "choice" and len(self.choices) < 2:
-            raise ValueError("kind choice needs two choices at least")
-        if self.kind != "choice" and not self.target:
-            raise ValueError(f"kind {self.kind} needs a target")
-        if (self.kind == "label") != (self.metric == "accuracy") and self.kind in ("label", "answer", "text"):
-            raise ValueError(f"metric {self.metric} does not go with kind {self.kind}")
+        try:
+            problem = next(complaints(self), None)
+        except UserError as error:
+            problem = str(error)
+        if problem:
+            raise ValueError(problem)
         return self
 
 
@@ -186,13 +217,36 @@ def columns_of(template: str) -> list[str]:
         UserError: when it is not a template.
     """
     try:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        fields = [field for field in string.Formatter().parse(template) if field[1] is not None]
     except ValueError as error:
         raise UserError(f"the template {template!r} is not valid: {error}") from None
-    for name in names:
-        if not _PLACEHOLDER.fullmatch(name):
+    names = []
+    for _, name, form, conversion in fields:
+        if not _PLACEHOLDER.fullmatch(name or "") or form or conversion:
             raise UserError(f"the template {template!r} names {name!r}; only column names stand in braces")
+        names.append(str(name))
     return names
+
+
+def literals_around(template: str, column: str = "") -> tuple[str, str]:
+    """What a template says right before and right after a column; without a name its last one."""
+    parts = [(literal, name) for literal, name, _, _ in string.Formatter().parse(template)]
+    named = [place for place, (_, name) in enumerate(parts) if name and name == (column or name)]
+    if not named:
+        return "", ""
+    place = named[-1]
+    before = parts[place][0]
+    after = parts[place + 1][0] if place + 1 < len(parts) else ""
+    # `fill` strips what it made.
+    return before if place else before.lstrip(), after if any(
+        name for _, name in parts[place + 1 :]
+    ) else after.rstrip()
+
+
+def text_between(prompt: str, before: str, after: str) -> str:
+    """The part of a prompt that stands there, without title or instruction; empty literals mean its ends."""
+    text = prompt.partition(before)[2] or prompt if before else prompt
+    return text.rpartition(after)[0] or text if after else text
 
 
 def fill(template: str, row: Mapping[str, Any]) -> str:
@@ -230,9 +284,22 @@ def load_tasks(path: Path) -> dict[str, Task]:
         try:
             task = Task.model_validate(section)
         except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(str(part) for part in problem["loc"]) or "task"
             name = section.get("name", "?") if isinstance(section, dict) else "?"
-            raise UserError(f"{path}: task {name}: {where}: {problem['msg']}") from None
+            raise UserError(f"{path}: task {name}: {_first_problem(error)}") from None
         tasks[task.name] = task
     return tasks
+
+
+def _first_problem(error: ValidationError) -> str:
+    """One line for a person: field, what is wrong with it, and the nearest name there is."""
+    problem = error.errors()[0]
+    where = [str(part) for part in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        nested: Mapping[str, type[Config]] = {"hub": Hub, "recipe": Recipe, "out_of_scope": OutOfScope}
+        known: Iterable[str] = (nested.get(where[-2], Task) if len(where) > 1 else Task).model_fields
+        return f"unknown key {'.'.join(where)}; did you mean {nearest(where[-1], known)}?"
+    said = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "literal_error":
+        near = nearest(str(problem["input"]), re.findall(r"'([^']*)'", problem["ctx"]["expected"]))
+        said = f"there is no {problem['input']!r}; did you mean {near!r}?"
+    return f"{'.'.join(where) or 'task'}: {said}"

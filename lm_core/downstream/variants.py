@@ -73,7 +73,7 @@ VARIANTS = (
     Variant("gradual_unfreezing", "blocks join from the top down, lower ones learn slower", {"strategy": "gradual"}),
     Variant("replay", "a quarter of the targets from the base's own text", {"replay_fraction": 0.25}),
     Variant("max_pooling", "the head reads the maximum of the states beside their mean", {"pooling": "mean_max"}),
-    Variant("without_subwords", "no bag of subwords beside the trunk", {"num_buckets": 0}),
+    Variant("without_subwords", "no bag of subwords beside the trunk", {"num_buckets": 0, "trunk_learns": "labels"}),
     Variant("with_subwords", "a bag of subwords beside the trunk", {"num_buckets": 1 << 15}),
 )
 

@@ -4,29 +4,48 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_core.downstream.docstrings import first_sentence
+from lm_core.downstream.docstrings import plain
 from lm_core.downstream.passages import sentences
 from lm_core.evaluation.metrics import words
 
-DICTIONARY_PAIRS, DICTIONARY_ROUNDS = 4000, 4
+# How good answers to items are, in the task's metric: what a baseline leaves open is settled by items not scored.
+Judge = Callable[[Sequence[str]], float]
+LEADS = (1, 2, 3)
+# Of free answers that hardly ever recur: so many are tried as the answer to all, against so many others.
+CANDIDATES, COMPARED = 60, 100
 _SPEAKER = re.compile(r"^(User|Agent): ")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n\s*\n")
+_LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|\*\*|<[^<>]+>")
 
 
-def majority(train_targets: Sequence[str], num_items: int) -> list[str]:
-    """The commonest training target, for every item."""
-    commonest = min(Counter(train_targets).items(), key=lambda pair: (-pair[1], pair[0]))[0]
-    return [commonest] * num_items
+def majority(
+    train_targets: Sequence[str], num_items: int, alike: Callable[[str, str], float] | None = None
+) -> list[str]:
+    """The commonest training target, for every item; of equally common ones the first by the alphabet.
+
+    Args:
+        alike: how alike two answers are. Where free answers hardly ever recur, the one that is most like the others
+            is given: of equally common ones, by a sample.
+    """
+    counts = Counter(train_targets)
+    most = max(counts.values())
+    commonest = sorted(target for target, count in counts.items() if count == most)
+    if alike is not None and len(commonest) > 1:
+        some = commonest[:: -(-len(commonest) // CANDIDATES)]
+        others = train_targets[:: -(-len(train_targets) // COMPARED)]
+        return [max(some, key=lambda target: sum(alike(target, other) for other in others))] * num_items
+    return [commonest[0]] * num_items
 
 
 def tfidf_logistic_regression(
     train_prompts: Sequence[str], train_targets: Sequence[str], prompts: Sequence[str]
 ) -> tuple[list[str], NDArray[np.float64]]:
-    """Logistic regression on TF-IDF of words and word pairs; with one class only, that class.
+    """Logistic regression on TF-IDF of words and word pairs; with one class or no word at all, the commonest class.
 
     Returns:
         The likeliest label of each prompt, and its probability.
@@ -34,8 +53,9 @@ def tfidf_logistic_regression(
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    if len(set(train_targets)) < 2:
-        return [train_targets[0]] * len(prompts), np.ones(len(prompts))
+    counts = Counter(train_targets)
+    if len(counts) < 2 or not any(map(words, train_prompts)):  # nothing to tell them apart by
+        return majority(train_targets, len(prompts)), np.full(len(prompts), max(counts.values()) / counts.total())
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\w+")
     features = vectorizer.fit_transform(train_prompts)
     classifier = LogisticRegression(C=10.0, max_iter=300).fit(features, list(train_targets))
@@ -66,14 +86,34 @@ def tfidf_with_threshold(
     return [outside if confidence < best else label for label, confidence in pairs]
 
 
-def nearest_neighbour(train_prompts: Sequence[str], train_targets: Sequence[str], prompts: Sequence[str]) -> list[str]:
-    """The target of the training prompt that is most similar by TF-IDF."""
+def nearest_neighbour(
+    train: Sequence[tuple[str, str]], validation: Sequence[str], judge: Judge, prompts: Sequence[str]
+) -> list[str]:
+    """The target of the training prompt that is most similar by TF-IDF: of the whole, or of the last line alone.
+
+    The last line is what a conversation has come to; the validation items say which of the two is compared.
+
+    Args:
+        train: (prompt, target).
+        validation: prompts; where there are none, the whole is compared.
+        judge: how good answers to them are.
+    """
+    ways: Sequence[Callable[[str], str]] = (lambda prompt: prompt, lambda prompt: prompt.rsplit("\n", 1)[-1])
+    if not validation or not any("\n" in prompt for prompt in prompts):
+        return _most_similar(train, prompts, ways[0])
+    best = max(ways, key=lambda seen: judge(_most_similar(train, validation, seen)))
+    return _most_similar(train, prompts, best)
+
+
+def _most_similar(train: Sequence[tuple[str, str]], prompts: Sequence[str], seen: Callable[[str], str]) -> list[str]:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
+    if not any(words(seen(prompt)) for prompt, _ in train):  # all alike
+        return majority([target for _, target in train], len(prompts))
     vectorizer = TfidfVectorizer(sublinear_tf=True, analyzer=words)
-    known = vectorizer.fit_transform(train_prompts)
-    similarity = (vectorizer.transform(prompts) @ known.T).toarray()
-    return [train_targets[i] for i in np.argmax(similarity, 1)]
+    known = vectorizer.fit_transform([seen(prompt) for prompt, _ in train])
+    similarity = (vectorizer.transform([seen(prompt) for prompt in prompts]) @ known.T).toarray()
+    return [train[i][1] for i in np.argmax(similarity, 1)]
 
 
 def copy(prompts: Sequence[str]) -> list[str]:
@@ -92,28 +132,15 @@ def best_overlap_sentence(prompts: Sequence[str]) -> list[str]:
     return found
 
 
-def dictionary(sources: Sequence[str], targets: Sequence[str], prompts: Sequence[str], *, joint: str) -> list[str]:
-    """Word-by-word translation by the likeliest word of IBM model 1 (Brown et al. 1993); unknown words are copied.
+def lead_sentences(train_texts: Sequence[str], judge: Judge, texts: Sequence[str]) -> list[str]:
+    """The first sentence of each text, or the first two or three: as many as the training items' answers ask for.
 
-    Args:
-        joint: what stands between words of the target: nothing in Chinese.
+    Markup of links and literals is no part of a sentence: the references have none.
     """
-    pairs = [(words(s), words(t)) for s, t in zip(sources, targets, strict=True)][:DICTIONARY_PAIRS]
-    table: dict[str, dict[str, float]] = {}
-    for _ in range(DICTIONARY_ROUNDS):
-        counts: dict[str, dict[str, float]] = {}
-        for source, target in pairs:
-            for word in target:
-                weights = [table[s].get(word, 0.0) for s in source] if table else [1.0] * len(source)
-                total = sum(weights) or 1.0
-                for s, weight in zip(source, weights, strict=True):
-                    row = counts.setdefault(s, {})
-                    row[word] = row.get(word, 0.0) + weight / total
-        table = {s: {t: c / sum(row.values()) for t, c in row.items()} for s, row in counts.items()}
-    best = {s: min(row.items(), key=lambda pair: (-pair[1], pair[0]))[0] for s, row in table.items()}
-    return [joint.join(best.get(word, word) for word in words(prompt)) for prompt in prompts]
+    best = max(LEADS, key=lambda count: judge([_lead(text, count) for text in train_texts]))
+    return [_lead(text, best) for text in texts]
 
 
-def lead_sentence(prompts: Sequence[str]) -> list[str]:
-    """The first sentence of the text in the prompt, after its instruction."""
-    return [first_sentence(prompt.split("\n\n", 1)[-1]) for prompt in prompts]
+def _lead(text: str, count: int) -> str:
+    parts = [plain(part) for part in _SENTENCE_END.split(_LINK.sub(r"\1", text)) if part.strip()]
+    return " ".join(parts[:count])

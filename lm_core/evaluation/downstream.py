@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from data_contracts.schemas import PREDICTIONS
 from lm_core.artifact import Checkpoint, DownstreamData, ValidCorpus
 from lm_core.downstream.config import EvaluateTaskConfig
 from lm_core.downstream.items import read_items
+from lm_core.downstream.task import literals_around
 from lm_core.errors import UserError
 from lm_core.evaluation import metrics
+from lm_core.evaluation.beside import intervals_beside
 from lm_core.evaluation.guards import Answered, corpus_score, guard_figures
 from lm_core.evaluation.outcome import Data, Items, Outcome, Scheme, ask, ask_baseline
-from lm_core.evaluation.statistics import (
-    Interval,
-    Resampling,
-    bootstrap_mean,
-    bootstrap_ratio,
-    mcnemar,
-    paired_difference,
-    paired_p_value,
-    smallest_detectable_difference,
-    wilson,
-)
+from lm_core.evaluation.scored import MODEL, RANDOM, Comparison, shared, write_predictions
+from lm_core.evaluation.statistics import Interval, Ratio, Resampling
 from lm_core.store import Build
 
-MODEL, RANDOM = "model", "random_weights"
 CORPUS_METRICS = {"chrf_corpus": "chrf", "bleu": "bleu"}
+_WRITTEN = (("chrf", "copy_rate"), ("majority", "lead_sentence", "nearest_neighbour"), 48)
 _EMBEDDED = {
-    "summary": Scheme("rouge_l", ("chrf", "copy_rate"), ("majority", "lead_sentence", "nearest_neighbour"), 48),
-    "answer": Scheme("token_f1", ("chrf", "copy_rate"), ("majority", "lead_sentence", "nearest_neighbour"), 48),
+    "summary": Scheme("rouge_l", *_WRITTEN, text_between=("\n\n", "")),
+    "answer": Scheme("token_f1", *_WRITTEN, text_between=(": ", "\n\n")),
     "topic": Scheme("accuracy", ("macro_f1", "calibration_error"), ("majority", "tfidf_logistic_regression"), 48),
 }
 
@@ -48,7 +37,7 @@ def scheme_of(config: EvaluateTaskConfig) -> Scheme:
     task = config.declared
     if task is None:
         known = _EMBEDDED.get(config.task, _EMBEDDED["answer"])
-        return Scheme(known.metric, known.guards, known.baselines, config.max_new_tokens)
+        return replace(known, max_new_tokens=config.max_new_tokens)
     return Scheme(
         task.metric,
         task.guards,
@@ -57,6 +46,8 @@ def scheme_of(config: EvaluateTaskConfig) -> Scheme:
         task.language,
         task.loss_on,
         task.out_of_scope.label if task.out_of_scope else None,
+        literals_around(task.prompt, task.focus),
+        task.rows == "span",
     )
 
 
@@ -118,29 +109,32 @@ class _Progress:
 
 
 def score_outcomes(config: EvaluateTaskConfig, scheme: Scheme, data: Data, outcomes: Mapping[str, Outcome]) -> Scores:
-    """All figures of a task. Items made from one document, or that share a text, are resampled together."""
+    """All figures of a task. Items made from one document, or that share a text, vary together."""
     how = Resampling(config.num_resamples, config.confidence, config.seed)
-    groups = [item["group"] or item["doc_id"] or item["item_id"] for item in data.test]
-    by_item = {name: item_scores(scheme.metric, data.test, outcome) for name, outcome in outcomes.items()}
-    compared = _Comparison(scheme, by_item, outcomes, how, groups)
+    groups = groups_of(data.test)
+    scored = {name: outcome for name, outcome in outcomes.items() if scheme.can_score(outcome)}
+    by_item = {name: item_scores(scheme.metric, data.test, outcome) for name, outcome in scored.items()}
+    compared = comparison(scheme, by_item, scored, how, groups)
     gains = {name: compared.gain(name) for name in by_item if name != MODEL}
     classical = [name for name in gains if name != RANDOM]
-    best = max(classical, key=compared.goodness) if classical else None
+    sign = -1 if scheme.less_is_better else 1
+    best = max(classical, key=lambda name: sign * compared.estimate(name)) if classical else None
     summary = {
         "task": config.task,
         "metric": scheme.metric,
         "better": "lower" if scheme.less_is_better else "higher",
         **compared.score(MODEL).as_dict(),
         "items": len(data.test),
-        "groups": len(set(groups)),
-        "baselines": {name: round(compared.score(name).estimate, 5) for name in by_item if name != MODEL},
+        "groups": len(set(groups)) if groups else len(data.test),
+        "baselines": {name: round(compared.estimate(name), 5) for name in by_item if name != MODEL},
         "gain_over_random_weights": gains[RANDOM].as_dict("mean"),
-        "p_value_over_random_weights": compared.p_value(RANDOM),
+        "p_value_over_random_weights": round(compared.p_value(RANDOM), 5),
         "best_classical_baseline": best,
         "gain_over_best_classical_baseline": gains[best].as_dict("mean") if best else None,
-        "smallest_detectable_difference": _detectable(by_item, config.confidence),
+        "smallest_detectable_difference": compared.detectable(RANDOM),
         "target_bits": _target_bits(outcomes, how, groups, "item" if scheme.metric == "accuracy" else "byte"),
         "secondary": {name: guard_figures(data, outcome, scheme) for name, outcome in outcomes.items()},
+        "secondary_intervals": intervals_beside(data.test, outcomes[MODEL], scheme, how, groups),
         "signatures": {
             guard: corpus_score(CORPUS_METRICS[guard], Answered(data, outcomes[MODEL], scheme))[1]
             for guard in scheme.guards
@@ -150,46 +144,24 @@ def score_outcomes(config: EvaluateTaskConfig, scheme: Scheme, data: Data, outco
     return Scores(summary, by_item)
 
 
-@dataclass(frozen=True)
-class _Comparison:
-    """Scores and paired gains of all systems on the same items and the same resamples."""
+def groups_of(items: Items) -> Sequence[str] | None:
+    """What each item shares with others: its group, or the document it was made from; None where nobody shares."""
+    return shared([item["group"] or item.get("doc_id") or item["item_id"] for item in items])
 
-    scheme: Scheme
-    by_item: Mapping[str, NDArray[np.float64]]
-    outcomes: Mapping[str, Outcome]
-    how: Resampling
-    groups: Sequence[str]
 
-    def score(self, name: str) -> Interval:
-        """A system's score: a mean over items, or bits over bytes."""
-        own, outcome = self.by_item[name], self.outcomes[name]
-        if self.scheme.less_is_better:
-            return bootstrap_ratio(outcome.bits, outcome.num_bytes, self.how, self.groups)
-        if self.scheme.metric == "accuracy" and len(set(self.groups)) == len(self.groups):
-            return wilson(int(own.sum()), len(own), self.how.confidence)
-        return bootstrap_mean(own, self.how, self.groups)
-
-    def gain(self, name: str) -> Interval:
-        """What the model is better by, above zero where it is better; paired over items."""
-        if self.scheme.less_is_better:
-            saved = self.outcomes[name].bits - self.outcomes[MODEL].bits
-            return bootstrap_ratio(saved, self.outcomes[MODEL].num_bytes, self.how, self.groups)
-        return paired_difference(self.by_item[MODEL], self.by_item[name], self.how, self.groups)
-
-    def p_value(self, name: str) -> float:
-        """Two-sided, of no gain: McNemar's exact test where items are right or wrong by themselves, else paired."""
-        if self.scheme.less_is_better:
-            own, other = (self.outcomes[n].bits / self.outcomes[n].num_bytes for n in (MODEL, name))
-            return round(paired_p_value(own, other, self.how, self.groups), 5)
-        own, other = self.by_item[MODEL], self.by_item[name]
-        if self.scheme.metric == "accuracy" and len(set(self.groups)) == len(self.groups):
-            return round(mcnemar([bool(v) for v in own], [bool(v) for v in other]), 5)
-        return round(paired_p_value(own, other, self.how, self.groups), 5)
-
-    def goodness(self, name: str) -> float:
-        """Higher is better, whatever the metric."""
-        estimate = self.score(name).estimate
-        return -estimate if self.scheme.less_is_better else estimate
+def comparison(
+    scheme: Scheme,
+    by_item: Mapping[str, NDArray[np.float64]],
+    outcomes: Mapping[str, Outcome],
+    how: Resampling,
+    groups: Sequence[str] | None,
+) -> Comparison:
+    """The systems by the task's metric: a mean over items, or bits over bytes."""
+    if not scheme.less_is_better:
+        return Comparison.of_means(by_item, how, groups)
+    bits = {name: outcome.bits for name, outcome in outcomes.items()}
+    num_bytes = {name: outcome.num_bytes for name, outcome in outcomes.items()}
+    return Comparison(bits, num_bytes, how, groups, less_is_better=True)
 
 
 def item_scores(metric: str, items: Items, outcome: Outcome) -> NDArray[np.float64]:
@@ -203,15 +175,12 @@ def item_scores(metric: str, items: Items, outcome: Outcome) -> NDArray[np.float
     return np.array([score(made, item["references"] or [item["target"]]) for item, made in pairs], np.float64)
 
 
-def _detectable(by_item: Mapping[str, NDArray[np.float64]], confidence: float) -> float:
-    """The mean paired difference to random weights that so many items would find four times in five."""
-    return round(smallest_detectable_difference(by_item[MODEL] - by_item[RANDOM], confidence=confidence), 5)
-
-
-def _target_bits(outcomes: Mapping[str, Outcome], how: Resampling, groups: Sequence[str], unit: str) -> dict[str, Any]:
+def _target_bits(
+    outcomes: Mapping[str, Outcome], how: Resampling, groups: Sequence[str] | None, unit: str
+) -> dict[str, Any]:
     """Bits that both models need for the wanted answers, by byte of text or by item, and what pretraining saves."""
     own, random = outcomes[MODEL], outcomes[RANDOM]
-    saved: Interval = bootstrap_ratio(random.bits - own.bits, own.num_bytes, how, groups)
+    saved: Interval = Ratio(random.bits - own.bits, own.num_bytes, groups).interval(how)
     return {
         "per": unit,
         MODEL: round(float(own.bits.sum() / own.num_bytes.sum()), 5),
@@ -222,6 +191,7 @@ def _target_bits(outcomes: Mapping[str, Outcome], how: Resampling, groups: Seque
 
 def write_evaluation(build: Build, task: str, items: Items, outcomes: Mapping[str, Outcome], scores: Scores) -> None:
     """`scores.json`, and every answer of every system with its score."""
+    groups = groups_of(items)
     rows = [
         {
             "item_id": item["item_id"],
@@ -229,17 +199,15 @@ def write_evaluation(build: Build, task: str, items: Items, outcomes: Mapping[st
             "system": name,
             "prediction": outcome.predictions[place],
             "target": item["target"],
-            "score": float(scores.by_item[name][place]),
+            "score": float(scores.by_item[name][place]) if name in scores.by_item else None,
             "bits": float(outcome.bits[place]) if len(outcome.bits) else None,
             "num_bytes": int(outcome.num_bytes[place]) if len(outcome.num_bytes) else None,
             "confidence": float(outcome.confidences[place]) if len(outcome.confidences) else None,
             "references": item["references"],
-            "group": item["group"],
+            "group": groups[place] if groups else None,
+            "prompt": item["prompt"] or None,
         }
         for name, outcome in outcomes.items()
         for place, item in enumerate(items)
     ]
-    pq.write_table(
-        pa.Table.from_pylist(rows, schema=PREDICTIONS), build.folder / "predictions.parquet", compression="zstd"
-    )
-    (build.folder / "scores.json").write_text(json.dumps(scores.summary, indent=1, sort_keys=True, ensure_ascii=False))
+    write_predictions(build, rows, scores.summary)

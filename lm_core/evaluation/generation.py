@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from lm_core.downstream.encoding import answer_room, prompt_rows
 from lm_core.model.generate import generate
@@ -27,13 +27,32 @@ def answers(
     """
     rows = prompt_rows(tokenizer, prompts, model.context_length)
     longest = min(max_new_tokens, answer_room(model.context_length))
+    stops = (tokenizer.turn_end, tokenizer.end_of_text)
+
+    def write(part: Sequence[int]) -> list[list[int]]:
+        return generate(model, [rows[i] for i in part], max_new_tokens=longest, stop_ids=stops)
+
+    return written_in_batches(tokenizer, rows, range(len(rows)), write, on_done)
+
+
+def written_in_batches(
+    tokenizer: TextTokenizer,
+    rows: Sequence[Sequence[int]],
+    places: Iterable[int],
+    write: Callable[[Sequence[int]], list[list[int]]],
+    on_done: Callable[[int], None],
+) -> list[str]:
+    """The text of what is written after each row, rows of similar length together; empty for rows not asked for.
+
+    Args:
+        places: the rows to write after.
+        write: places -> the ids that follow each of their rows, without an end mark.
+    """
     result = [""] * len(rows)
-    order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), i))
+    order = sorted(places, key=lambda i: (len(rows[i]), i))
     for start in range(0, len(order), BATCH_ROWS):
         part = order[start : start + BATCH_ROWS]
-        stops = (tokenizer.turn_end, tokenizer.end_of_text)
-        made = generate(model, [rows[i] for i in part], max_new_tokens=longest, stop_ids=stops)
-        for index, ids in zip(part, made, strict=True):
+        for index, ids in zip(part, write(part), strict=True):
             result[index] = tokenizer.decode(ids).strip()
         on_done(start + len(part))
     return result

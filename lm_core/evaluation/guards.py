@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,15 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from lm_core.evaluation.dictionary import PLACEHOLDERS
 from lm_core.evaluation.metrics import TEXT_METRICS, words
 from lm_core.evaluation.outcome import Data, Outcome, Scheme
 from lm_core.evaluation.statistics import calibration_error
+from lm_core.evaluation.values import kept_and_contradicted
 
 MEMORISED_WORDS = 8
-# Markup that a translation must carry over: literals, roles, format fields, options, numbers.
-_PLACEHOLDERS = re.compile(r"``[^`]+``|:[a-z:]+:`[^`]+`|%[sdr]|\{[^{}\s]*\}|--?[a-z][\w-]+|\d+(?:\.\d+)*")
-# What an answer must not make up: numbers and times, and words with a capital inside a sentence.
-_VALUES = re.compile(r"\d+(?:[.:,/-]\d+)*|(?<=[a-z,;] )[A-Z]\w+(?: [A-Z]\w+)*|[A-Z]{2,}\w*")
 
 
 @dataclass(frozen=True)
@@ -109,9 +106,10 @@ def corpus_score(name: str, answered: Answered) -> tuple[float | None, str]:
 
 def _slot_f1(answered: Answered) -> float | None:
     """F-measure of values (numbers, times, names) over all answers, against the first reference."""
+    values = answered.data.values
     shared = given = wanted = 0
     for made, references in answered.pairs:
-        found, needed = set(_VALUES.findall(made)), set(_VALUES.findall(references[0]))
+        found, needed = set(values.find(made)), set(values.find(references[0]))
         shared, given, wanted = shared + len(found & needed), given + len(found), wanted + len(needed)
     return 2 * shared / (given + wanted) if given + wanted else None
 
@@ -131,20 +129,23 @@ def _repeats_itself(answered: Answered) -> float | None:
 
 
 def _consistent_over_turns(answered: Answered) -> float | None:
-    """Of the numbers, times and names in the answers, those that the conversation has held so far."""
-    return _faithful(answered)
+    """Of the values in the answers that take up what the conversation has said, those that do not contradict it."""
+    counts = [kept_and_contradicted(answered.data.values, prompt, made) for made, prompt in answered.with_prompts]
+    kept, contradicted = (sum(count[place] for count in counts) for place in (0, 1))
+    return kept / (kept + contradicted) if kept + contradicted else None
 
 
 def _faithful(answered: Answered) -> float | None:
-    """Of the numbers and names in the answers, those that the prompt holds too."""
-    kept = [value in prompt for made, prompt in answered.with_prompts for value in _VALUES.findall(made)]
+    """Of the numbers and names in the answers, those that the prompt holds too: the rest is made up."""
+    values = answered.data.values
+    kept = [value in prompt for made, prompt in answered.with_prompts for value in values.find(made)]
     return float(np.mean(kept)) if kept else None
 
 
 def _placeholder_fidelity(answered: Answered) -> float | None:
     """Of the placeholders in the sources, those that the translation carries over."""
     items = zip(answered.outcome.predictions, answered.data.test, strict=True)
-    kept = [mark in made for made, item in items for mark in _PLACEHOLDERS.findall(item["prompt"])]
+    kept = [mark in made for made, item in items for mark in PLACEHOLDERS.findall(item["prompt"])]
     return float(np.mean(kept)) if kept and any(answered.outcome.predictions) else None
 
 

@@ -42,7 +42,9 @@ def score_with_harness(
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=str(definitions) if definitions else None)
+    manager = TaskManager(include_path=str(definitions), include_defaults=False) if definitions else None
+    if manager is None or set(tasks) - set(manager.all_tasks):  # its own definitions take ten seconds to be looked at
+        manager = TaskManager(include_path=str(definitions) if definitions else None)
     unknown = [task for task in tasks if task not in manager.all_tasks]
     if unknown:
         raise UserError(f"lm-evaluation-harness knows no task {unknown[0]}; `lm_eval ls tasks` lists them")

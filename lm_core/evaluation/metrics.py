@@ -26,11 +26,11 @@ class _Words:
         return words(text)
 
 
-@lru_cache(maxsize=1)
-def _rouge() -> Any:
+@lru_cache(maxsize=3)
+def _rouge(name: str) -> Any:
     from rouge_score.rouge_scorer import RougeScorer  # loads nltk, over a second
 
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=_Words())
+    return RougeScorer([name], tokenizer=_Words())
 
 
 @lru_cache(maxsize=1)
@@ -41,7 +41,7 @@ def _chrf() -> Any:
 
 
 def _rouge_score(name: str, answer: str, references: Sequence[str]) -> float:
-    return max(float(_rouge().score(reference, answer)[name].fmeasure) for reference in references)
+    return max(float(_rouge(name).score(reference, answer)[name].fmeasure) for reference in references)
 
 
 def rouge_1(answer: str, references: Sequence[str]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,13 @@ from numpy.typing import NDArray
 
 from lm_core.artifact import Checkpoint, DownstreamData
 from lm_core.downstream.config import EvaluatePreferenceConfig
-from lm_core.downstream.encoding import answer_rows, prompt_rows
+from lm_core.downstream.encoding import Row, answer_rows, prompt_rows
 from lm_core.downstream.items import read_items
 from lm_core.downstream.preference_rules import RULES, broken_rules
 from lm_core.errors import UserError
 from lm_core.evaluation.generation import BATCH_ROWS, answers
 from lm_core.evaluation.likelihood import nats_by_row, target_bytes
-from lm_core.evaluation.scored import MODEL, RANDOM, Scored, summary_of, write_scored
+from lm_core.evaluation.scored import MODEL, RANDOM, Floats, Scored, shared, summary_of, write_scored
 from lm_core.evaluation.statistics import Resampling
 from lm_core.model.generate import generate
 from lm_core.model.language_model import LanguageModel
@@ -61,23 +62,63 @@ def evaluate_preference(
     }
     best = f"best_of_{config.best_of}"
     written[best] = best_of(models[REFERENCE], tokenizer, prompts, config)
-    wins = {name: win_scores(prompts, made, written[REFERENCE]) for name, made in written.items()}
+    made = Written(written, *told_bits(models, tokenizer, items, written[MODEL]))
+    summary, scored = score_preference(config, items, made)
+    if forgetting := finetuned.statistics.get("forgetting"):
+        # Both steps together: what the reference started from is the base itself.
+        first = reference.statistics.get("forgetting") or forgetting
+        summary["forgetting"] = dict(forgetting) | {"before": first["before"]}
+    summary["secondary"]["pair_accuracy"] = finetuned.statistics.get("pair_accuracy")
+    write_scored(build, config.task, scored, summary)
+    return summary
+
+
+@dataclass(frozen=True)
+class Written:
+    """What every system wrote, and what likelihoods say of it.
+
+    Attributes:
+        answers: system -> one for each item.
+        wanted_bits: of the wanted answers, under the model and under its reference.
+        num_bytes: of the wanted answers.
+        own_bits: of the model's own answers, under the model and under its reference.
+    """
+
+    answers: Mapping[str, Sequence[str]]
+    wanted_bits: Mapping[str, Floats]
+    num_bytes: Floats
+    own_bits: Mapping[str, Floats]
+
+
+def score_preference(
+    config: EvaluatePreferenceConfig, items: Sequence[Mapping[str, Any]], made: Written
+) -> tuple[dict[str, Any], Scored]:
+    """All figures of the answers; those within one conversation vary together."""
+    prompts = [item["prompt"] for item in items]
+    columns_of: dict[str, dict[str, Sequence[Any]]] = {
+        name: {"bits": bits.tolist(), "num_bytes": made.num_bytes.astype(int).tolist()}
+        for name, bits in made.wanted_bits.items()
+    }
+    columns_of[MODEL] |= {
+        "answer_bits": made.own_bits[MODEL].tolist(),
+        "answer_bits_of_reference": made.own_bits[REFERENCE].tolist(),
+    }
     scored = Scored(
         [item["item_id"] for item in items],
         [item["target"] for item in items],
-        written,
-        wins,
-        [item["group"] or item["item_id"] for item in items],
+        made.answers,
+        {name: win_scores(prompts, said, made.answers[REFERENCE]) for name, said in made.answers.items()},
+        shared([item["group"] or item["item_id"] for item in items]),
+        {"prompt": prompts},
+        columns_of,
     )
     how = Resampling(config.num_resamples, config.confidence, config.seed)
     summary = summary_of(config.task, "win_rate", scored, how)
     summary["secondary"] = {
-        "broken_rules": {name: rule_shares(prompts, made) for name, made in written.items()},
-        "drift_from_reference": drift(models[MODEL], models[REFERENCE], tokenizer, items, written[MODEL]),
-        "pair_accuracy": finetuned.statistics.get("pair_accuracy"),
+        "broken_rules": {name: rule_shares(prompts, said) for name, said in made.answers.items()},
+        "drift_from_reference": drift(made),
     }
-    write_scored(build, config.task, scored, summary)
-    return summary
+    return summary, scored
 
 
 def win_scores(prompts: Sequence[str], made: Sequence[str], against: Sequence[str]) -> NDArray[np.float64]:
@@ -116,30 +157,36 @@ def best_of(
     return [text for _, text in best]
 
 
-def drift(
-    model: LanguageModel,
-    reference: LanguageModel,
+def told_bits(
+    models: Mapping[str, LanguageModel],
     tokenizer: TextTokenizer,
     items: Sequence[Mapping[str, Any]],
     written: Sequence[str],
-) -> dict[str, float]:
+) -> tuple[dict[str, Floats], Floats, dict[str, Floats]]:
+    """The likelihoods of `Written`: of the wanted answers, their bytes, and of the model's own answers."""
+    prompts = [item["prompt"] for item in items]
+    length = models[MODEL].context_length
+    wanted = answer_rows(tokenizer, prompts, [item["target"] for item in items], length)
+    own = answer_rows(tokenizer, prompts, written, length)
+
+    def bits(rows: Sequence[Row]) -> dict[str, Floats]:
+        return {name: nats_by_row(models[name], rows, tokenizer.pad) / math.log(2) for name in (MODEL, REFERENCE)}
+
+    num_bytes = np.array([target_bytes(tokenizer, row) for row in wanted], np.float64)
+    return bits(wanted), num_bytes, bits(own)
+
+
+def drift(made: Written) -> dict[str, float]:
     """How far tuning has moved the model.
 
     Returns:
         bits_per_byte_before, bits_per_byte_after: of the wanted answers. bits_per_answer: how much likelier the model
         finds its own answers than its reference does, a sample of the divergence of the two.
     """
-    prompts = [item["prompt"] for item in items]
-    wanted = answer_rows(tokenizer, prompts, [item["target"] for item in items], model.context_length)
-    own = answer_rows(tokenizer, prompts, written, model.context_length)
-    num_bytes = sum(target_bytes(tokenizer, row) for row in wanted)
-
-    def bits(one: LanguageModel, rows: Any) -> NDArray[np.float64]:
-        return nats_by_row(one, rows, tokenizer.pad) / math.log(2)
-
-    moved = bits(reference, own) - bits(model, own)
+    moved = made.own_bits[REFERENCE] - made.own_bits[MODEL]
+    num_bytes = float(made.num_bytes.sum())
     return {
-        "bits_per_byte_before": round(float(bits(reference, wanted).sum()) / num_bytes, 5),
-        "bits_per_byte_after": round(float(bits(model, wanted).sum()) / num_bytes, 5),
+        "bits_per_byte_before": round(float(made.wanted_bits[REFERENCE].sum()) / num_bytes, 5),
+        "bits_per_byte_after": round(float(made.wanted_bits[MODEL].sum()) / num_bytes, 5),
         "bits_per_answer": round(float(moved.mean()), 5),
     }

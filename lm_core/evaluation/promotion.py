@@ -1,8 +1,9 @@
 """The gate between challenger and champion: a decision with its evidence.
 
 Rule: the challenger must be better on the validation text (fewer bits per byte, both models measured on the
-challenger's validation text) and not worse on any downstream task both were scored on (its score must reach the lower
-end of the champion's interval). Without a champion the challenger is promoted.
+challenger's validation text) and not worse on any downstream task both were scored on: its score must reach the worse
+end of the champion's interval, which is the lower one, or the upper one where less is better. Without a champion the
+challenger is promoted.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def decide(
     Args:
         challenger: its language-model scores; `val_bits_per_byte` counts.
         champion: those of the model in service; None when there is none.
-        challenger_tasks: task -> {"metric", "score", "low", "high"}.
+        challenger_tasks: task -> {"metric", "score", "low", "high"}, and "better" ("lower" or "higher", the default).
         champion_tasks: the same for the model in service, where the two can be compared.
     """
     new = float(challenger["val_bits_per_byte"])
@@ -51,11 +52,13 @@ def decide(
     evidence = [f"validation text: {new:.4f} bits per byte against {old:.4f}: {'better' if better else 'not better'}"]
     worse = False
     for task in sorted(set(challenger_tasks) & set(champion_tasks)):
-        score, bound = challenger_tasks[task]["score"], champion_tasks[task]["low"]
-        holds = score >= bound
+        own, other = challenger_tasks[task], champion_tasks[task]
+        less_is_better = own.get("better") == "lower"
+        bound = other["high"] if less_is_better else other["low"]
+        holds = own["score"] <= bound if less_is_better else own["score"] >= bound
         worse = worse or not holds
         evidence.append(
-            f"{task}: {challenger_tasks[task]['metric']} {score:.3f} against {champion_tasks[task]['score']:.3f} "
-            f"(at least {bound:.3f} wanted): {'not worse' if holds else 'worse'}"
+            f"{task}: {own['metric']} {own['score']:.3f} against {other['score']:.3f} "
+            f"(at {'most' if less_is_better else 'least'} {bound:.3f} wanted): {'not worse' if holds else 'worse'}"
         )
     return Decision(better and not worse, tuple(evidence))

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from data_contracts.schemas import PREDICTIONS, QUESTIONS
+from data_contracts.schemas import QUESTIONS
 from lm_core.artifact import Checkpoint, DownstreamData, PictureEncoder
 from lm_core.evaluation import baselines
 from lm_core.evaluation.metrics import words
-from lm_core.evaluation.scored import MODEL, RANDOM, Scored, interval_of, summary_of
+from lm_core.evaluation.scored import MODEL, RANDOM, Scored, interval_of, summary_of, write_predictions
 from lm_core.evaluation.statistics import Resampling, paired_difference
 from lm_core.model.language_model import LanguageModel
 from lm_core.store import Build
@@ -32,7 +32,7 @@ from lm_core.vision.bag import BagAnswerer
 from lm_core.vision.checkpoint import load_answerer, load_visual, visual_decoder_of
 from lm_core.vision.config import EvaluateVisualConfig
 from lm_core.vision.pictures import Pixels, encode_png
-from lm_core.vision.rows import VisualData, blank_like, rows_about
+from lm_core.vision.rows import Items, VisualData, blank_like, rows_about
 
 CROSS, QUESTION_ONLY, SHUFFLED = "cross_attention", "question_only", "shuffled_image"
 TEXT_ONLY, CNN = "text_only", "cnn_mlp"
@@ -73,11 +73,18 @@ def evaluate_visual(
             answers[SHUFFLED] = asked.decoder(model, shuffled=True)
     answers[CNN] = asked.answerer(load_answerer(encoder.folder))
     answers |= text_baselines(data)
-    summary, scores = score_answers(config, data, answers)
+    summary, scores = score_answers(config, data.items["test"], answers)
+    summary |= forgetting_of(prefix)
     write_visual(build, config.task, data, answers, scores, summary)
     write_questions(build, data, [type_of(i["prompt"], i["target"], config.answer_types) for i in data.items["test"]])
     write_shown(build, data, answers)
     return summary
+
+
+def forgetting_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a model has forgotten of its base's own text, where it was measured."""
+    found = checkpoint.statistics.get("forgetting")
+    return {"forgetting": dict(found)} if found else {}
 
 
 def load_for_scoring(checkpoint: Checkpoint) -> LanguageModel:
@@ -129,10 +136,9 @@ def text_baselines(data: VisualData) -> Answers:
 
 
 def score_answers(
-    config: EvaluateVisualConfig, data: VisualData, answers: Answers
+    config: EvaluateVisualConfig, items: Items, answers: Answers
 ) -> tuple[dict[str, Any], dict[str, Floats]]:
-    """All figures; items about one picture are resampled together."""
-    items = data.items["test"]
+    """All figures; items about one picture vary together."""
     targets, pictures = [item["target"] for item in items], [item["group"] for item in items]
     scores = {
         name: np.array([made == wanted for made, wanted in zip(said, targets, strict=True)], np.float64)
@@ -223,8 +229,9 @@ def write_visual(
     answers: Answers,
     scores: Mapping[str, Floats],
     summary: Mapping[str, Any],
+    ranks: Mapping[str, Floats] | None = None,
 ) -> None:
-    """`scores.json`, and every answer of every system with its score and its picture."""
+    """`scores.json`, and every answer of every system with its score, its picture and where it ranked the caption."""
     items = data.items["test"]
     rows = [
         {
@@ -236,13 +243,13 @@ def write_visual(
             "score": float(values[place]),
             "confidence": None if (sure := answers[name][1]) is None else float(sure[place]),
             "group": item["group"],
+            "prompt": item["prompt"] or None,
+            "rank": float(ranks[name][place]) if ranks and name in ranks else None,
         }
         for name, values in scores.items()
         for place, item in enumerate(items)
     ]
-    table = pa.Table.from_pylist(rows, schema=PREDICTIONS)
-    pq.write_table(table, build.folder / "predictions.parquet", compression="zstd")
-    (build.folder / "scores.json").write_text(json.dumps(summary, indent=1, sort_keys=True, ensure_ascii=False))
+    write_predictions(build, rows, summary)
 
 
 def write_questions(

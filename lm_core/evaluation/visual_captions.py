@@ -7,7 +7,8 @@ in probability. Without that, short captions would win whatever is seen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from lm_core.artifact import Checkpoint, DownstreamData
+from lm_core.evaluation.baselines import majority
 from lm_core.evaluation.metrics import chrf
 from lm_core.evaluation.scored import MODEL, RANDOM, Scored, interval_of, summary_of
 from lm_core.evaluation.statistics import Resampling, bootstrap_mean, paired_difference
@@ -23,6 +25,7 @@ from lm_core.evaluation.visual import (
     SHUFFLED,
     Answers,
     compare_fusions,
+    forgetting_of,
     guard,
     load_for_scoring,
     write_questions,
@@ -36,9 +39,9 @@ from lm_core.vision.asking import captions, log_likelihoods, other_pictures
 from lm_core.vision.checkpoint import visual_decoder_of
 from lm_core.vision.config import EvaluateVisualConfig
 from lm_core.vision.pictures import Pixels
-from lm_core.vision.rows import VisualData, rows_about
+from lm_core.vision.rows import Items, VisualData, opening_rows, rows_about
 
-NEAREST = "nearest_neighbour"
+NEAREST, MAJORITY, CHANCE = "nearest_neighbour", "majority", "chance"
 RANKS = (1, 5, 10)
 SMALL = 8  # pixels a side of the pictures that the nearest neighbour compares
 
@@ -72,8 +75,11 @@ def evaluate_captions(
             answers[SHUFFLED] = test.write(model, test.other), None
             ranks[SHUFFLED] = ranks_of(likelihoods, test.other_places)
     answers[NEAREST] = nearest_captions(data), None
-    summary, scores = score_captions(config, data, answers, ranks)
-    write_visual(build, config.task, data, answers, scores, summary)
+    captions_known = [item["target"] for item in data.items["train"]]
+    answers[MAJORITY] = majority(captions_known, len(test.own), lambda made, wanted: chrf(made, [wanted])), None
+    summary, scores = score_captions(config, data.items["test"], answers, ranks)
+    summary |= forgetting_of(prefix)
+    write_visual(build, config.task, data, answers, scores, summary, ranks)
     write_questions(build, data, ["caption"] * len(data.items["test"]), ranks)
     write_shown(build, data, answers)
     return summary
@@ -100,9 +106,9 @@ class _Test:
 
     def write(self, model: LanguageModel, numbers: Sequence[int]) -> list[str]:
         """A caption for each picture."""
-        opening = self.tokenizer.encode_batch([item["prompt"] for item in self.items])
-        rows = [[n, *ids, self.tokenizer.assistant] for n, ids in zip(numbers, opening, strict=True)]
-        return captions(model, self.tokenizer, rows, self.config.max_new_tokens)
+        room = visual_decoder_of(model).context_length - self.config.max_new_tokens
+        rows = opening_rows([item["prompt"] for item in self.items], numbers, self.tokenizer, room)
+        return captions(model, self.tokenizer, [row.tokens for row in rows], self.config.max_new_tokens)
 
     def likelihoods(self, model: LanguageModel) -> Floats:
         """log p of caption (column) given picture (row), (N, N); NaN across pools."""
@@ -154,10 +160,9 @@ def _thumbnails(pixels: Pixels) -> Floats:
 
 
 def score_captions(
-    config: EvaluateVisualConfig, data: VisualData, answers: Answers, ranks: Mapping[str, Floats]
+    config: EvaluateVisualConfig, items: Items, answers: Answers, ranks: Mapping[str, Floats]
 ) -> tuple[dict[str, Any], dict[str, Floats]]:
-    """All figures; items about one picture are resampled together."""
-    items = data.items["test"]
+    """All figures; items about one picture vary together."""
     targets, pictures = [item["target"] for item in items], [item["group"] for item in items]
     scores = {
         name: np.array([chrf(made, [wanted]) for made, wanted in zip(said, targets, strict=True)])
@@ -169,7 +174,7 @@ def score_captions(
     scored = Scored([item["item_id"] for item in items], targets, predictions, beside, pictures)
     summary = summary_of(config.task, "chrf", scored, how)
     reciprocal = {name: 1 / values for name, values in ranks.items()}
-    found = retrieval(ranks, how, pictures)
+    found = retrieval(ranks, how, pictures) | {CHANCE: chance(len(items), config.num_candidates)}
     summary |= {
         "pictures": len(set(pictures)),
         "fusions": compare_fusions(scores, how, pictures),
@@ -179,6 +184,22 @@ def score_captions(
         **guard(reciprocal, (SHUFFLED,), how, pictures),
     }
     return summary, scores
+
+
+def chance(num_items: int, num_candidates: int) -> dict[str, Any]:
+    """What retrieval finds when captions are ranked at random within pools of so many candidates."""
+    pools = [min(num_candidates, num_items - start) for start in range(0, num_items, num_candidates)]
+
+    def expected(of_pool: Callable[[int], float]) -> dict[str, float]:
+        value = round(sum(size * of_pool(size) for size in pools) / num_items, 5)
+        return {"score": value, "low": value, "high": value}
+
+    at = {f"at_{k}": expected(partial(_share_within, k)) for k in RANKS}
+    return at | {"mean_reciprocal_rank": expected(lambda size: sum(1 / rank for rank in range(1, size + 1)) / size)}
+
+
+def _share_within(first: int, pool_size: int) -> float:
+    return min(1.0, first / pool_size)
 
 
 def retrieval(ranks: Mapping[str, Floats], how: Resampling, pictures: Sequence[str]) -> dict[str, Any]:

@@ -15,13 +15,23 @@ import torch
 from numpy.typing import NDArray
 
 from lm_core.artifact import Artifact, Checkpoint, TokenDataset
-from lm_core.downstream.config import ScoreTaskConfig
+from lm_core.downstream.config import ReadTaskConfig, ScoreTaskConfig
 from lm_core.downstream.encoding import Row
 from lm_core.downstream.read_task import read_task
-from lm_core.evaluation.likelihood import document_rows, nats_by_row
+from lm_core.downstream.tuned import own_text
+from lm_core.evaluation.likelihood import as_trained, document_rows, nats_by_row
 from lm_core.evaluation.ngram import KneserNey
-from lm_core.evaluation.scored import MODEL, RANDOM, Scored, by_group, summary_of, write_scored
-from lm_core.evaluation.statistics import Resampling
+from lm_core.evaluation.scored import (
+    MODEL,
+    RANDOM,
+    Scored,
+    by_kind,
+    interval_of,
+    shared,
+    summary_of,
+    write_scored,
+)
+from lm_core.evaluation.statistics import Resampling, paired_difference
 from lm_core.model.build import build_model
 from lm_core.model.language_model import LanguageModel
 from lm_core.model.losses import IGNORE
@@ -31,7 +41,7 @@ from lm_core.tokenizer import TextTokenizer, load_tokenizer
 from lm_core.tokens import Windows
 
 SMOKE_ITEMS = 40
-NGRAM_ORDER, NGRAM_TOKENS = 5, 4_000_000
+NGRAM_ORDER, NGRAM_TOKENS, SMOKE_NGRAM_TOKENS = 5, 4_000_000, 50_000
 # Two likelihoods nearer than this (bits) are a tie: half right, whichever stands first.
 TIE = 1e-6
 FIRST_WIDE_CHARACTER = "\u2e80"
@@ -59,9 +69,13 @@ def candidates_of(tokenizer: TextTokenizer, prompts: Sequence[str], texts: Seque
 
 
 def model_scorer(
-    model: LanguageModel, tokenizer: TextTokenizer, on_done: Callable[[int], None] = lambda _: None
+    model: LanguageModel, tokenizer: TextTokenizer, base: Artifact, on_done: Callable[[int], None] = lambda _: None
 ) -> Scorer:
-    """Bits of each candidate's text given its prompt; one longer than the context is scored window by window."""
+    """Bits of each candidate's text given its prompt; one longer than the context is scored window by window.
+
+    Args:
+        base: says in which precision.
+    """
 
     def bits(candidates: Sequence[Candidate]) -> Floats:
         rows: list[Row] = []
@@ -74,18 +88,19 @@ def model_scorer(
                 if hidden < len(row.targets):
                     rows.append(Row(row.tokens, [IGNORE] * hidden + row.targets[hidden:]))
                     owner.append(number)
-        nats = nats_by_row(model, rows, tokenizer.pad, on_done)
+        with as_trained(model, base):
+            nats = nats_by_row(model, rows, tokenizer.pad, on_done)
         return np.bincount(owner, weights=nats, minlength=len(candidates)).astype(np.float64) / math.log(2)
 
     return bits
 
 
-def ngram_scorer(tokens: TokenDataset, tokenizer: TextTokenizer) -> tuple[str, Scorer]:
+def ngram_scorer(tokens: TokenDataset, tokenizer: TextTokenizer, num_tokens: int) -> tuple[str, Scorer]:
     """The name and the bits of a Kneser-Ney n-gram over the text that the model was trained on.
 
     Texts are one sequence, each opened by as many marks as a history is long: no n-gram reaches over a border.
     """
-    ngram, marks = _ngram_of(tokens.folder, tokenizer.end_of_text), NGRAM_ORDER - 1
+    ngram, marks = _ngram_of(tokens.folder, tokenizer.end_of_text, num_tokens), NGRAM_ORDER - 1
 
     def bits(candidates: Sequence[Candidate]) -> Floats:
         whole: list[int] = []
@@ -100,10 +115,10 @@ def ngram_scorer(tokens: TokenDataset, tokenizer: TextTokenizer) -> tuple[str, S
 
 
 @lru_cache(maxsize=1)
-def _ngram_of(folder: Path, end_of_text: int) -> KneserNey:
+def _ngram_of(folder: Path, end_of_text: int, num_tokens: int) -> KneserNey:
     """Counted once for all tasks of a process."""
     windows = Windows(folder, "train")
-    longest = max(1, NGRAM_TOKENS // windows.context_length)
+    longest = max(1, num_tokens // windows.context_length)
     ids = windows.read(np.arange(min(len(windows), longest))).ravel()
     ids = ids[ids != windows.pad]
     sequence = np.repeat(ids, np.where(ids == end_of_text, NGRAM_ORDER - 1, 1))
@@ -116,7 +131,7 @@ def random_twin(model: LanguageModel, seed: int) -> LanguageModel:
     return fresh.to(next(model.parameters()).device).eval()
 
 
-def scorers_of(base: Checkpoint, seed: int, build: Build) -> tuple[TextTokenizer, dict[str, Scorer]]:
+def scorers_of(base: Checkpoint, config: ScoreTaskConfig, build: Build) -> tuple[TextTokenizer, dict[str, Scorer]]:
     """The model, the same from random weights, and the n-gram where the model's training tokens are known."""
     torch.set_num_threads(build.runtime.num_threads)
     tokenizer = load_tokenizer(base.file("tokenizer.json"))
@@ -126,21 +141,21 @@ def scorers_of(base: Checkpoint, seed: int, build: Build) -> tuple[TextTokenizer
         build.progress(done, None, "texts")
 
     scorers = {
-        MODEL: model_scorer(model, tokenizer, tell),
-        RANDOM: model_scorer(random_twin(model, seed), tokenizer, tell),
+        MODEL: model_scorer(model, tokenizer, base, tell),
+        RANDOM: model_scorer(random_twin(model, config.seed), tokenizer, base, tell),
     }
     tokens = training_tokens(base)
     if tokens is not None:
-        name, scorer = ngram_scorer(tokens, tokenizer)
+        counted = NGRAM_TOKENS if config.size == "full" else SMOKE_NGRAM_TOKENS
+        name, scorer = ngram_scorer(tokens, tokenizer, counted)
         scorers[name] = scorer
     return tokenizer, scorers
 
 
 def training_tokens(base: Artifact) -> TokenDataset | None:
-    """The token shards that a model was trained on; None for a model from elsewhere."""
-    if "tokens" not in base.inputs or not (folder := base.input_folder("tokens")).is_dir():
-        return None
-    return TokenDataset(folder, "tokenize", folder.name, "")
+    """The token shards that a model, or its base, was trained on; None for a model from elsewhere."""
+    folder = own_text(base)
+    return TokenDataset(folder, "tokenize", folder.name, "") if folder else None
 
 
 @dataclass(frozen=True)
@@ -151,12 +166,15 @@ class Choices:
         prompts: what stands before the choices; may be empty.
         choices: the texts of each item, two at least.
         right: place of the right one.
+        kinds: by which scores are given too: a phenomenon, a language, a kind of bias.
+        groups: what items share (a paradigm, a premise): intervals are clustered by it.
     """
 
     item_ids: list[str]
     prompts: list[str]
     choices: list[list[str]]
     right: list[int]
+    kinds: list[str]
     groups: list[str]
 
 
@@ -175,6 +193,15 @@ class Chosen:
             level = np.abs(cost - cost.min()) <= TIE
             values.append(float(level[place]) / level.sum())
         return np.array(values)
+
+    def columns(self, right: Sequence[int]) -> dict[str, list[Any]]:
+        """What is kept of it item by item (schemas.PREDICTIONS); bits and bytes are those of the right choice."""
+        return {
+            "bits": [float(bits[place]) for bits, place in zip(self.bits, right, strict=True)],
+            "num_bytes": [int(sizes[place]) for sizes, place in zip(self.num_bytes, right, strict=True)],
+            "choice_bits": [bits.tolist() for bits in self.bits],
+            "choice_bytes": [sizes.astype(int).tolist() for sizes in self.num_bytes],
+        }
 
     def picks(self) -> list[int]:
         """Place of the likeliest choice."""
@@ -199,45 +226,66 @@ def evaluate_choice(build: Build, config: ScoreTaskConfig, *, base: Checkpoint) 
     Raises:
         UserError, IntegrityError: as `read_task`.
     """
-    read = read_task(build, _sized(config))
+    read = read_task(build, _reading(config))
     items = read_choices(build.folder / "examples.parquet")
-    tokenizer, scorers = scorers_of(base, config.seed, build)
+    tokenizer, scorers = scorers_of(base, config, build)
     chosen = {name: choose(items, tokenizer, scorer) for name, scorer in scorers.items()}
+    summary, scored = score_choices(config, items, chosen)
+    summary["secondary"]["bad_rows"] = read["bad_rows"]
+    write_scored(build, config.task.name, scored, summary)
+    return summary
+
+
+def score_choices(
+    config: ScoreTaskConfig, items: Choices, chosen: Mapping[str, Chosen]
+) -> tuple[dict[str, Any], Scored]:
+    """All figures of a task of choices; what items share varies together."""
+    groups = shared(items.groups)
     scored = Scored(
         items.item_ids,
         [choices[place] for choices, place in zip(items.choices, items.right, strict=True)],
         {name: _texts(items, made.picks()) for name, made in chosen.items()},
         {name: made.correct(items.right, per_byte=False) for name, made in chosen.items()},
+        groups,
+        {"prompt": [prompt or None for prompt in items.prompts], "kind": items.kinds, "choices": items.choices},
+        {name: made.columns(items.right) for name, made in chosen.items()},
     )
     how = Resampling(config.num_resamples, config.confidence, config.seed)
     summary = summary_of(config.task.name, "accuracy", scored, how)
     summary["baselines"]["chance"] = round(float(np.mean([1 / len(choices) for choices in items.choices])), 5)
+    per_byte = {name: made.correct(items.right, per_byte=True) for name, made in chosen.items()}
     summary["secondary"] = {
-        "accuracy_per_byte": {
-            name: round(float(made.correct(items.right, per_byte=True).mean()), 5) for name, made in chosen.items()
-        },
-        "by_group": by_group(scored.scores[MODEL], items.groups, config.confidence),
-        "bad_rows": read["bad_rows"],
+        "accuracy_per_byte": {name: round(float(values.mean()), 5) for name, values in per_byte.items()},
+        "by_group": by_kind(scored.scores[MODEL], items.kinds, how, groups),
     }
-    write_scored(build, config.task.name, scored, summary)
-    return summary
+    summary["secondary_intervals"] = {"accuracy_per_byte": interval_of(per_byte[MODEL], how, groups).as_dict()}
+    gain = paired_difference(per_byte[MODEL], per_byte[RANDOM], how, groups)
+    summary["accuracy_per_byte_over_random_weights"] = gain.as_dict("mean")
+    return summary, scored
 
 
-def _sized(config: ScoreTaskConfig) -> ScoreTaskConfig:
+def _reading(config: ScoreTaskConfig) -> ReadTaskConfig:
+    whole = ReadTaskConfig(task=config.task, data=config.data, max_items=config.max_items)
     if config.size == "full":
-        return config
-    return config.model_copy(update={"max_items": min(SMOKE_ITEMS, config.max_items or SMOKE_ITEMS)})
+        return whole
+    return whole.model_copy(update={"max_items": min(SMOKE_ITEMS, config.max_items or SMOKE_ITEMS), "skim": True})
 
 
 def read_choices(path: Path) -> Choices:
-    """Test items of an examples.parquet whose labels are the choices. Groups are cut at the first slash."""
+    """Test items of an examples.parquet whose labels are the choices.
+
+    A group may say two things: "kind/what items share"; one without a slash is both. Where there is none, items share
+    their prompt.
+    """
     rows = [row for row in pq.read_table(path).to_pylist() if row["split"] == "test"]
+    named = [(row["group"] or "").partition("/") for row in rows]
     return Choices(
         [row["item_id"] for row in rows],
         [row["prompt"] for row in rows],
         [row["labels"] for row in rows],
         [row["labels"].index(row["target"]) for row in rows],
-        [(row["group"] or "all").split("/")[0] for row in rows],
+        [kind or "all" for kind, _, _ in named],
+        [own or kind or row["prompt"] or row["item_id"] for (kind, _, own), row in zip(named, rows, strict=True)],
     )
 
 

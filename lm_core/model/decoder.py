@@ -8,8 +8,9 @@ writing the weights down, and logits agree to the bit in fp32. Shapes: B batch, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812, the field's name for it
 from torch.utils.checkpoint import checkpoint
 
 from lm_core.model import fused
-from lm_core.model.attention import cached_attention, causal_attention
+from lm_core.model.attention import blocks_within, cached_attention, causal_attention
 from lm_core.model.language_model import LanguageModel
 from lm_core.training.config import ModelConfig
 
@@ -34,8 +35,6 @@ class Cache:
         start: (B,) first real position of each row; rows are padded on the left to equal length.
         padded: whether any row has padding; without, no mask is needed.
         rotary: cosines and sines of all positions, each (T_max, K).
-        qkv: per layer the matrices of queries, keys and values below each other, in the dtype of the arithmetic.
-        gate_up: per layer those of gate and up.
         length: positions filled.
     """
 
@@ -44,8 +43,6 @@ class Cache:
     start: Tensor
     padded: bool
     rotary: tuple[Tensor, Tensor]
-    qkv: list[Tensor]
-    gate_up: list[Tensor]
     length: int = 0
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,6 +51,12 @@ class Cache:
         self.keys[layer][:, :, self.length : end] = k
         self.values[layer][:, :, self.length : end] = v
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some rows only, in this order."""
+        chosen = list(rows)
+        self.keys, self.values = [keys[chosen] for keys in self.keys], [values[chosen] for values in self.values]
+        self.start = self.start[chosen]
 
 
 @dataclass
@@ -65,6 +68,8 @@ class Positions:
         sin: rotary sines, likewise.
         visible: bool (B, 1, T, S), which cached keys a query may see; None: all up to its own position.
         cache: None outside generation.
+        first: int64 (B, T), where the document of each token begins, if attention stays within it.
+        blocks: the same as FlexAttention wants it, on a GPU.
         fusible: whether the parts of fused.py may do the work; else the arithmetic is Hugging Face's, to the bit.
     """
 
@@ -72,6 +77,8 @@ class Positions:
     sin: Tensor
     visible: Tensor | None = None
     cache: Cache | None = None
+    first: Tensor | None = None
+    blocks: Any = None
     fusible: bool = False
 
     @property
@@ -141,7 +148,7 @@ class Attention(nn.Module):
         if positions.cache is not None:
             k, v = positions.cache.extend(self.layer, k, v)
         if positions.visible is None and k.shape[2] == q.shape[2]:
-            out = causal_attention(q, k, v)
+            out = causal_attention(q, k, v, positions.first, positions.blocks)
         else:
             out = cached_attention(q, k, v, positions.visible)
         return self.o_proj(out.transpose(1, 2).flatten(2))
@@ -155,15 +162,8 @@ class Attention(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         return rotate(q, positions.cos, positions.sin), rotate(k, positions.cos, positions.sin), v
 
-    def qkv(self) -> Tensor:
-        """The matrices of queries, keys and values below each other."""
-        return torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight))
-
     def _fused_heads(self, x: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
-        if positions.cache is None:
-            qkv = fused.project(x, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
-        else:
-            qkv = F.linear(x, positions.cache.qkv[self.layer])
+        qkv = fused.project(x, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
         q_weight = None if self.q_norm is None else self.q_norm.weight
         k_weight = None if self.k_norm is None else self.k_norm.weight
         return fused.heads(
@@ -175,9 +175,8 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Gated feed-forward layer, SwiGLU with activation silu (Shazeer 2020)."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.layer = layer
         self.gate_proj = Linear(config.d_model, config.d_ff)
         self.up_proj = Linear(config.d_model, config.d_ff)
         self.down_proj = Linear(config.d_ff, config.d_model)
@@ -186,15 +185,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor, positions: Positions) -> Tensor:
         if not positions.fused or self.activation is not F.silu:
             return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
-        if positions.cache is None:
-            gate_up = fused.project(x, self.gate_proj.weight, self.up_proj.weight)
-        else:
-            gate_up = F.linear(x, positions.cache.gate_up[self.layer])
-        return self.down_proj(fused.swiglu(gate_up))
-
-    def gate_up(self) -> Tensor:
-        """The matrices of gate and up below each other."""
-        return torch.cat((self.gate_proj.weight, self.up_proj.weight))
+        return self.down_proj(fused.swiglu(fused.project(x, self.gate_proj.weight, self.up_proj.weight)))
 
 
 class Block(nn.Module):
@@ -208,7 +199,7 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(config.d_model, config.norm_epsilon)
         self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.d_model, config.norm_epsilon)
-        self.mlp = FeedForward(config, layer)
+        self.mlp = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -243,15 +234,25 @@ class Decoder(LanguageModel):
         """Last hidden states (B, T, D); with a cache, of tokens that follow those already in it."""
         return self.hidden_of(self.embed_tokens(tokens), cache)
 
+    def hidden_within(self, tokens: Tensor, first: Tensor) -> Tensor:
+        # Positions need not begin anew with each document: rotary ones are relative.
+        return self.hidden_of(self.embed_tokens(tokens), first=first)
+
     def hidden_of(
-        self, x: Tensor, cache: Cache | None = None, *, after_block: Callable[[int, Tensor], Tensor] | None = None
+        self,
+        x: Tensor,
+        cache: Cache | None = None,
+        *,
+        first: Tensor | None = None,
+        after_block: Callable[[int, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """The same of what stands in the place of embedded tokens, x (B, T, D): parts of a picture, say.
 
         Args:
+            first: where the document of each token begins, int64 (B, T); None: documents do not matter.
             after_block: (layer, stream) -> stream, what another source adds to the stream (B, T, D) after each block.
         """
-        positions = self._positions(x, cache)
+        positions = self._positions(x, cache, first)
         branch: Tensor | None = None
         for layer, block in enumerate(self.layers):
             if self.activation_checkpointing and self.training:
@@ -265,7 +266,7 @@ class Decoder(LanguageModel):
         return self.norm.after(x, branch, self.compute_dtype, positions)[1]
 
     def new_cache(self, start: Tensor, max_length: int) -> Cache:
-        """An empty cache for rows whose real tokens begin at `start` (B,)."""
+        """An empty cache for rows whose real tokens begin at `start` (B,). On a CPU, packed.py is much faster."""
         config = self.config
         shape = (len(start), config.num_kv_heads, max_length, config.width_of_heads)
 
@@ -273,13 +274,9 @@ class Decoder(LanguageModel):
             return [torch.zeros(shape, dtype=self.compute_dtype, device=start.device) for _ in self.layers]
 
         index = torch.arange(max_length, device=start.device)
-        blocks = [block for block in self.layers if isinstance(block, Block)]
-        with torch.no_grad():
-            qkv = [block.self_attn.qkv().to(self.compute_dtype) for block in blocks]
-            gate_up = [block.mlp.gate_up().to(self.compute_dtype) for block in blocks]
-        return Cache(empty(), empty(), start, bool(start.any()), self._rotary(index), qkv, gate_up)
+        return Cache(empty(), empty(), start, bool(start.any()), self.rotary(index))
 
-    def _rotary(self, position: Tensor) -> tuple[Tensor, Tensor]:
+    def rotary(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines (..., K) of the angles base^(-2i/K) times the position (...)."""
         head_width = self.config.width_of_heads
         steps = torch.arange(0, head_width, 2, dtype=torch.float32, device=position.device)
@@ -287,18 +284,20 @@ class Decoder(LanguageModel):
         angles = torch.cat((angles, angles), -1)
         return angles.cos().to(self.compute_dtype), angles.sin().to(self.compute_dtype)
 
-    def _positions(self, x: Tensor, cache: Cache | None) -> Positions:
+    def _positions(self, x: Tensor, cache: Cache | None, first: Tensor | None) -> Positions:
         """Where the T columns of x (B, T, D) stand, those in the cache being before them."""
         length = x.shape[1]
         if cache is None:
-            return Positions(*self._rotary(torch.arange(length, device=x.device)), fusible=fused.can_fuse(x))
+            blocks = blocks_within(first) if first is not None and x.device.type == "cuda" else None
+            rotary = self.rotary(torch.arange(length, device=x.device))
+            return Positions(*rotary, first=first, blocks=blocks, fusible=fused.can_fuse(x))
         cos, sin = cache.rotary
         end = cache.length + length
         if not cache.padded and (length == 1 or cache.length == 0):
-            return Positions(cos[cache.length : end], sin[cache.length : end], None, cache, fused.suits(x))
+            return Positions(cos[cache.length : end], sin[cache.length : end], None, cache)
         index = torch.arange(cache.length, end, device=x.device)
         keys = torch.arange(end, device=x.device)
         visible = (keys <= index[:, None]) & (keys >= cache.start[:, None, None])
         visible = (visible | (keys == index[:, None]))[:, None]  # padding sees itself: no row may be empty
         own = (index - cache.start[:, None]).clamp_min(0)
-        return Positions(cos[own][:, None], sin[own][:, None], visible, cache, fused.suits(x))
+        return Positions(cos[own][:, None], sin[own][:, None], visible, cache)

@@ -1,4 +1,4 @@
-"""The parts of a decoder's step for a CPU, in training and in generation.
+"""The parts of a decoder's training step for a CPU.
 
 They are the formulas of decoder.py and attention.py with the backward pass written out, pointwise work in one pass
 over memory (kernels.py), and products that share an input as one.
@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from lm_core.model import kernels
-from lm_core.model.kernels import num_parts, over_rows
+from lm_core.model.kernels import over_rows
+from lm_core.model.row_threads import num_parts
 
 
 def can_fuse(x: Tensor) -> bool:
@@ -35,20 +36,6 @@ def _rows(x: Tensor) -> Tensor:
 def _nothing(like: Tensor) -> Tensor:
     """What stands for an argument that is not there: no rows."""
     return like.new_empty((0, like.shape[-1]))
-
-
-class _Forgetful:
-    """The context of a forward pass that has no backward pass: PyTorch's own costs more than a small kernel."""
-
-    def save_for_backward(self, *_: Tensor) -> None:
-        pass
-
-    def set_materialize_grads(self, _: bool) -> None:
-        pass
-
-
-def _run(function: Any, *arguments: Any) -> Any:
-    return function.apply(*arguments) if torch.is_grad_enabled() else function.forward(_Forgetful(), *arguments)
 
 
 class _AddNorm(Function):
@@ -99,7 +86,7 @@ def add_norm(
     x: Tensor, branch: Tensor | None, weight: Tensor, epsilon: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """x + branch in fp32 (B, T, D), and its RMS norm in `dtype`."""
-    out: tuple[Tensor, Tensor] = _run(_AddNorm, x.float(), branch, weight, epsilon, dtype)
+    out: tuple[Tensor, Tensor] = _AddNorm.apply(x.float(), branch, weight, epsilon, dtype)
     return out
 
 
@@ -130,7 +117,7 @@ def _cast_into(matrix: Tensor, weights: tuple[Tensor, ...]) -> None:
 
 def project(x: Tensor, *weights: Tensor) -> Tensor:
     """x (..., D) times each of the fp32 matrices (D_i, D), side by side: (..., sum of D_i), in the dtype of x."""
-    out: Tensor = _run(_Project, x, *weights)
+    out: Tensor = _Project.apply(x, *weights)
     return out
 
 
@@ -173,39 +160,45 @@ def heads(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Queries (B, H, T, K), keys and values (B, H_kv, T, K) of qkv (B, T, (H + 2 H_kv) K), normalised and rotated."""
     cos, sin = _rows(cos), _rows(sin)
-    out: tuple[Tensor, Tensor, Tensor] = _run(_Heads, qkv, q_weight, k_weight, epsilon, cos, sin, num_q, num_k)
+    out: tuple[Tensor, Tensor, Tensor] = _Heads.apply(qkv, q_weight, k_weight, epsilon, cos, sin, num_q, num_k)
     return out
 
 
 class _CausalAttention(Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, first: Tensor) -> Tensor:
         shape, length = q.shape, q.shape[2]
         # Query heads of one key head stand below each other: every T rows begin anew at the first position.
         q, k, v = q.reshape(shape[0] * k.shape[1], -1, shape[3]), k.flatten(0, 1), v.flatten(0, 1)
         weights = q @ k.transpose(-1, -2)
         scale = shape[3] ** -0.5
-        over_rows(kernels.causal_softmax_forward, weights.shape[:-1].numel(), _rows(weights), scale, length)
-        ctx.save_for_backward(q, k, v, weights)
+        rows = weights.shape[:-1].numel()
+        room = torch.empty(num_parts(rows), weights.shape[-1])
+        over_rows(kernels.causal_softmax_forward, rows, _rows(weights), scale, length, first, room)
+        ctx.save_for_backward(q, k, v, weights, first)
         ctx.shape = shape
         return (weights @ v).view(shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        q, k, v, weights = ctx.saved_tensors
+        q, k, v, weights, first = ctx.saved_tensors
         batch, _, length, width = ctx.shape
         d_out = gradients[0].reshape(q.shape)
         d_scores = d_out @ v.transpose(-1, -2)
         rows = weights.shape[:-1].numel()
-        over_rows(kernels.causal_softmax_backward, rows, _rows(weights), _rows(d_scores), width**-0.5, length)
+        over_rows(kernels.causal_softmax_backward, rows, _rows(weights), _rows(d_scores), width**-0.5, length, first)
         d_k, d_v = d_scores.transpose(-1, -2) @ q, weights.transpose(-1, -2) @ d_out
         keys = (batch, -1, length, width)
-        return (d_scores @ k).view(ctx.shape), d_k.view(keys), d_v.view(keys)
+        return (d_scores @ k).view(ctx.shape), d_k.view(keys), d_v.view(keys), None
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of every position to itself and those before it; shapes as in `attention_by_formula`, S = T."""
-    out: Tensor = _run(_CausalAttention, q, k, v)
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, first: Tensor | None = None) -> Tensor:
+    """Attention of every position to itself and those before it, from `first` (B, T) on.
+
+    Shapes are those of `attention_by_formula`, S = T.
+    """
+    nothing = torch.empty((0, 0), dtype=torch.int64)
+    out: Tensor = _CausalAttention.apply(q, k, v, nothing if first is None else first)
     return out
 
 
@@ -228,5 +221,5 @@ class _SwiGLU(Function):
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up (..., F) of the two side by side (..., 2 F)."""
-    out: Tensor = _run(_SwiGLU, gate_up)
+    out: Tensor = _SwiGLU.apply(gate_up)
     return out

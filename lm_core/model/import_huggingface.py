@@ -20,7 +20,7 @@ from torch import Tensor
 from lm_core.errors import IntegrityError, UserError
 from lm_core.model.build import empty_model
 from lm_core.model.import_config import ImportConfig
-from lm_core.model.weights import CONFIG, WEIGHTS, load_state, read_config, save_model
+from lm_core.model.weights import CONFIG, WEIGHTS, check_context_length, load_state, read_config, save_model
 from lm_core.runtime import Runtime
 from lm_core.store import Build, file_sha256
 from lm_core.tokenizer import CONTROL_TOKENS, END_OF_TEXT, MAX_FILE_BYTES, load_tokenizer
@@ -64,6 +64,7 @@ def import_model(build: Build, config: ImportConfig) -> dict[str, Any]:
             f"context_length={config.context_length} is longer than the checkpoint's {context_length} "
             f"({folder / CONFIG}: max_position_embeddings)"
         )
+    context_length = check_context_length(folder / CONFIG, config.context_length or context_length)
     state = _read_weights(files)
     if architecture.tie_embeddings:
         _drop_tied_output(state, folder)
@@ -78,9 +79,7 @@ def import_model(build: Build, config: ImportConfig) -> dict[str, Any]:
                 )
             state[name] = _with_rows(state[name], tokenizer.vocab_size, added, source)
     with torch.device("meta"):  # nothing is allocated by what a file claims, only by the tensors that are there
-        model = empty_model(
-            architecture, vocab_size=tokenizer.vocab_size, context_length=config.context_length or context_length
-        )
+        model = empty_model(architecture, vocab_size=tokenizer.vocab_size, context_length=context_length)
     load_state(model, state, folder)
     weights_sha256 = save_model(model, build.folder)
     training = {"imported_from": folder.name, "config": content}
@@ -121,9 +120,10 @@ def _check_architecture(path: Path, content: Mapping[str, Any]) -> None:
     kind = rope.get("rope_type", "default") if isinstance(rope, dict) else rope
     if kind != "default":
         raise UserError(f"{path}: rope_parameters.rope_type={kind!a} has no counterpart here; default alone has one")
-    odd = {layer for layer in content.get("layer_types") or () if layer != "full_attention"}
+    layers = content.get("layer_types") or []
+    odd = [layer for layer in layers if layer != "full_attention"] if isinstance(layers, list) else [layers]
     if odd:
-        raise UserError(f"{path}: layer_types holds {sorted(map(str, odd))[0]!a}; only full_attention can be imported")
+        raise UserError(f"{path}: layer_types holds {str(odd[0])[:40]!a}; only full_attention can be imported")
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -11,25 +11,42 @@ fp32 and for bf16, which arrives as its 16 bits. Sums are fp32; NaN and infinity
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from numba import njit, types
+from numba.core.compiler import Compiler
 from numba.extending import intrinsic, overload
 from torch import Tensor
 from torch.nn import Parameter
 
+from lm_core.model.row_threads import share_rows
+
+
+class _Disjoint(Compiler):
+    """Of functions no two of whose arrays overlap, if one of them is written to.
+
+    Otherwise the compiled code compares their addresses, coarsely, and runs through those that lie side by side in a
+    second loop with other roundings: now and then a step of training gave other last bits in one process than in the
+    next. Numba has no option for it, though its compiler knows of it.
+    """
+
+    def define_pipelines(self) -> Any:
+        self.state.flags.noalias = True
+        return super().define_pipelines()
+
+
 # Sums may be reordered, so that they run in vectors; nothing may be assumed of NaN and infinity.
 _MATH = {"reassoc", "contract", "arcp", "nsz"}
-_SETTINGS: dict[str, Any] = {"nogil": True, "fastmath": _MATH, "cache": True, "error_model": "numpy"}
+SETTINGS: dict[str, Any] = {
+    "nogil": True, "fastmath": _MATH, "cache": True, "error_model": "numpy", "pipeline_class": _Disjoint,
+}  # fmt: skip
 _INLINE: dict[str, Any] = {"inline": "always", "fastmath": _MATH}
-_ONE, _HALF = np.float32(1), np.float32(0.5)
+_ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 _LOG2_E, _LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
 _SIGN_LESS = np.int32(0x7FFFFFFF)
-_MIN_ROWS = 64  # fewer are not worth a second thread
+_VECTORS = 64  # numbers in the vectors of one turn of a loop; what is left over goes one by one, far slower
 
 
 # ---------------------------------------------------------------- numbers
@@ -49,8 +66,8 @@ def _cast_to_bits(_typing, x):
     return types.uint32(types.float32), code
 
 
-_float_of_bits: Any = intrinsic(_cast_to_float)
-_bits_of_float: Any = intrinsic(_cast_to_bits)
+float_of_bits: Any = intrinsic(_cast_to_float)
+bits_of_float: Any = intrinsic(_cast_to_bits)
 
 
 def _wide(x):
@@ -61,7 +78,7 @@ def _wide(x):
 @overload(_wide, inline="always")
 def _wide_compiled(x):
     if x == types.uint16:
-        return lambda x: _float_of_bits(np.uint32(np.uint32(x) << np.uint32(16)))
+        return lambda x: float_of_bits(np.uint32(np.uint32(x) << np.uint32(16)))
     return lambda x: np.float32(x)
 
 
@@ -76,7 +93,7 @@ def _stored_compiled(x, array):
         return lambda x, array: np.float32(x)
 
     def rounded(x, array):
-        bits = _bits_of_float(np.float32(x))
+        bits = bits_of_float(np.float32(x))
         half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
         return np.uint16(np.uint32(bits + half) >> np.uint32(16))
 
@@ -84,7 +101,7 @@ def _stored_compiled(x, array):
 
 
 @njit(**_INLINE)
-def _exp(x):
+def exponential(x):
     """e^x to 2e-7 relative, x clamped to what fp32 holds: 2^n times a Taylor polynomial on [-ln 2 / 2, ln 2 / 2]."""
     t = max(min(x * _LOG2_E, np.float32(126)), np.float32(-126))
     n = np.int32(t + np.float32(126.5)) - np.int32(126)
@@ -95,23 +112,23 @@ def _exp(x):
     p = p * f + _HALF
     p = p * f + _ONE
     p = p * f + _ONE
-    return p * _float_of_bits(np.uint32(np.uint32(n + np.int32(127)) << np.uint32(23)))
+    return p * float_of_bits(np.uint32(np.uint32(n + np.int32(127)) << np.uint32(23)))
 
 
 @njit(**_INLINE)
-def _largest(row, end):
+def largest(row, end):
     """Maximum of row[:end]. As integers of the same order, which, unlike floats, vectors may compare in any order."""
     best = np.int32(-0x7FFFFFFF)
     for j in range(end):
-        bits = np.int32(_bits_of_float(_wide(row[j])))
+        bits = np.int32(bits_of_float(_wide(row[j])))
         best = max(best, np.int32(bits ^ ((bits >> np.int32(31)) & _SIGN_LESS)))
-    return _float_of_bits(np.uint32(np.int32(best ^ ((best >> np.int32(31)) & _SIGN_LESS))))
+    return float_of_bits(np.uint32(np.int32(best ^ ((best >> np.int32(31)) & _SIGN_LESS))))
 
 
 # ---------------------------------------------------------------- normalisation
 
 
-@njit(**_SETTINGS)
+@njit(**SETTINGS)
 def add_norm_forward(part, lo, hi, x, branch, weight, epsilon, total, normed, inverse):
     """total = x + branch, normed = total * inverse * weight, inverse = 1 / rms(total).
 
@@ -137,7 +154,7 @@ def add_norm_forward(part, lo, hi, x, branch, weight, epsilon, total, normed, in
             normed[i, j] = _stored(weight[j] * (total[i, j] * scale), normed)
 
 
-@njit(**_SETTINGS)
+@njit(**SETTINGS)
 def add_norm_backward(part, lo, hi, total, weight, inverse, d_total, d_normed, d_x, d_branch, d_weight):
     """Gradients of `add_norm_forward`.
 
@@ -168,7 +185,7 @@ def add_norm_backward(part, lo, hi, total, weight, inverse, d_total, d_normed, d
 # ---------------------------------------------------------------- heads
 
 
-@njit(**_SETTINGS)
+@njit(**SETTINGS)
 def heads_forward(part, lo, hi, qkv, q_weight, k_weight, epsilon, cos, sin, q, k, v, inverse):
     """Split qkv into heads; normalise queries and keys, and rotate them by their positions.
 
@@ -207,7 +224,7 @@ def heads_forward(part, lo, hi, qkv, q_weight, k_weight, epsilon, cos, sin, q, k
                 v[b, h, t, j] = qkv[i, start + j]
 
 
-@njit(**_SETTINGS)
+@njit(**SETTINGS)
 def heads_backward(part, lo, hi, qkv, weights, inverse, cos, sin, d_q, d_k, d_v, d_qkv, d_weights):
     """Gradients of `heads_forward`.
 
@@ -251,74 +268,83 @@ def heads_backward(part, lo, hi, qkv, weights, inverse, cos, sin, d_q, d_k, d_v,
 # ---------------------------------------------------------------- attention weights
 
 
-@njit(**_SETTINGS)
-def causal_softmax_forward(part, lo, hi, scores, scale, length):
-    """scores (N, S) become softmax(scores * scale) of the keys up to each row's own position, 0 beyond, in place.
+@njit(**SETTINGS)
+def causal_softmax_forward(part, lo, hi, scores, scale, length, first, room):
+    """scores (N, S) become softmax(scores * scale) of the keys up to each row's own position, 0 elsewhere, in place.
 
     Row i stands at position i % length.
+
+    Args:
+        first: int64 (B, T), the first key that each position may see, B equal shares of the rows; or no rows: all.
+        room: fp32 (parts, S).
     """
-    width = scores.shape[1]
-    powers = np.empty(width, np.float32)
+    rows = len(scores) // max(1, len(first))
+    powers = room[part]
     factor = np.float32(scale)
     for i in range(lo, hi):
-        end = i % length + 1
-        row = scores[i]
-        highest = _largest(row, end)
+        begin = first[i // rows, i % length] if len(first) else 0
+        scores[i, :begin] = 0
+        row, end = scores[i, begin:], i % length + 1 - begin
+        highest = largest(row, end)
         total = np.float32(0)
-        for j in range(end):
-            power = _exp((_wide(row[j]) - highest) * factor)
+        whole = min(len(row), (end + _VECTORS - 1) // _VECTORS * _VECTORS)
+        for j in range(whole):
+            power = exponential((_wide(row[j]) - highest) * factor)
+            power = power if j < end else _ZERO
             powers[j] = power
             total += power
         share = _ONE / total + (highest - highest)  # a row with NaN or infinity becomes NaN
-        for j in range(end):
+        for j in range(whole):
             row[j] = _stored(powers[j] * share, scores)
-        for j in range(end, width):
+        for j in range(whole, len(row)):
             row[j] = 0
 
 
-@njit(**_SETTINGS)
-def causal_softmax_backward(part, lo, hi, weights, d_weights, scale, length):
+@njit(**SETTINGS)
+def causal_softmax_backward(part, lo, hi, weights, d_weights, scale, length, first):
     """d_weights (N, S) become the gradients of the unscaled scores, in place; arguments as of the forward pass."""
-    width = weights.shape[1]
+    rows = len(weights) // max(1, len(first))
     factor = np.float32(scale)
     for i in range(lo, hi):
-        end = i % length + 1
+        begin = first[i // rows, i % length] if len(first) else 0
+        d_weights[i, :begin] = 0
+        row, d_row, end = weights[i, begin:], d_weights[i, begin:], i % length + 1 - begin
+        whole = min(len(row), (end + _VECTORS - 1) // _VECTORS * _VECTORS)  # weights beyond the end are zero
         dot = np.float32(0)
-        for j in range(end):
-            dot += _wide(weights[i, j]) * _wide(d_weights[i, j])
-        for j in range(end):
-            d_score = _wide(weights[i, j]) * (_wide(d_weights[i, j]) - dot) * factor
-            d_weights[i, j] = _stored(d_score, d_weights)
-        for j in range(end, width):
-            d_weights[i, j] = 0
+        for j in range(whole):
+            dot += _wide(row[j]) * _wide(d_row[j])
+        for j in range(whole):
+            d_row[j] = _stored(_wide(row[j]) * (_wide(d_row[j]) - dot) * factor, d_weights)
+        for j in range(whole, len(row)):
+            d_row[j] = 0
 
 
 # ---------------------------------------------------------------- feed-forward, loss
 
 
-@njit(**_SETTINGS)
+@njit(**SETTINGS)
 def swiglu_forward(part, lo, hi, gate_up, out):
     """out (N, F) = silu(gate) * up, gate_up (N, 2 F) holding them side by side."""
     width = out.shape[1]
     for i in range(lo, hi):
         for j in range(width):
             gate, up = _wide(gate_up[i, j]), _wide(gate_up[i, width + j])
-            out[i, j] = _stored(gate * up / (_ONE + _exp(-gate)), out)
+            out[i, j] = _stored(gate * up / (_ONE + exponential(-gate)), out)
 
 
-@njit(**_SETTINGS)
+@njit(**SETTINGS)
 def swiglu_backward(part, lo, hi, gate_up, d_out, d_gate_up):
     """Gradient of `swiglu_forward`, (N, 2 F)."""
     width = d_out.shape[1]
     for i in range(lo, hi):
         for j in range(width):
             gate, up, d = _wide(gate_up[i, j]), _wide(gate_up[i, width + j]), _wide(d_out[i, j])
-            sigmoid = _ONE / (_ONE + _exp(-gate))
+            sigmoid = _ONE / (_ONE + exponential(-gate))
             d_gate_up[i, j] = _stored(d * up * sigmoid * (_ONE + gate * (_ONE - sigmoid)), d_gate_up)
             d_gate_up[i, width + j] = _stored(d * gate * sigmoid, d_gate_up)
 
 
-@njit(**_SETTINGS)
+@njit(**SETTINGS)
 def cross_entropy(part, lo, hi, logits, targets, smoothing, losses):
     """logits (N, V) become the gradients of the summed loss, in place; losses (N,) in fp32."""
     width = logits.shape[1]
@@ -326,11 +352,11 @@ def cross_entropy(part, lo, hi, logits, targets, smoothing, losses):
     spread = np.float32(smoothing / width)
     for i in range(lo, hi):
         row = logits[i]
-        highest = _largest(row, width)
+        highest = largest(row, width)
         total, mean = np.float32(0), np.float32(0)
         for j in range(width):
             value = _wide(row[j])
-            power = _exp(value - highest)
+            power = exponential(value - highest)
             powers[j] = power
             total += power
             mean += value
@@ -344,6 +370,14 @@ def cross_entropy(part, lo, hi, logits, targets, smoothing, losses):
         row[targets[i]] = _stored(at, logits)
 
 
+@njit(**SETTINGS)
+def add_rows(part, lo, hi, total, more):
+    """total (N, D) += more, as stored, in one pass: PyTorch would widen it to fp32 first."""
+    for i in range(lo, hi):
+        for j in range(total.shape[1]):
+            total[i, j] += _wide(more[i, j])
+
+
 # ---------------------------------------------------------------- calling
 
 
@@ -355,26 +389,7 @@ def array(tensor: Tensor) -> np.ndarray:
     return bits
 
 
-@lru_cache(maxsize=1)
-def _helpers(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix="kernels")
-
-
-def num_parts(rows: int) -> int:
-    """How many threads share so many rows: those of PyTorch."""
-    return max(1, min(torch.get_num_threads(), rows // _MIN_ROWS))
-
-
 def over_rows(kernel: Callable[..., None], rows: int, *arguments: Any) -> None:
-    """Run a kernel over all rows, a part in each thread; always the same parts for the same number of threads."""
-    parts = num_parts(rows)
+    """Run a kernel over all rows, a part in each thread."""
     arrays = [array(a) if isinstance(a, Tensor) else a for a in arguments]
-    bounds = [rows * part // parts for part in range(parts + 1)]
-    if parts == 1:
-        kernel(0, 0, rows, *arrays)
-        return
-    pool = _helpers(torch.get_num_threads() - 1)
-    others = [pool.submit(kernel, part, bounds[part], bounds[part + 1], *arrays) for part in range(1, parts)]
-    kernel(0, 0, bounds[1], *arrays)
-    for other in others:
-        other.result()
+    share_rows(lambda part, begin, end: kernel(part, begin, end, *arrays), rows)

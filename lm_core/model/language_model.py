@@ -30,6 +30,10 @@ class LanguageModel(nn.Module, ABC):
     def hidden(self, tokens: Tensor) -> Tensor:
         """Last hidden states (B, T, D) of tokens (B, T)."""
 
+    def hidden_within(self, tokens: Tensor, first: Tensor) -> Tensor:
+        """The same where each token sees its own document only, whose first position is `first`, int64 (B, T)."""
+        raise TypeError(f"{type(self).__name__} knows no documents within {tokens.shape} tokens and {first.shape}")
+
     @property
     @abstractmethod
     def output_weight(self) -> Tensor:
@@ -47,9 +51,15 @@ class LanguageModel(nn.Module, ABC):
         """Logits (B, T, V). For training use `loss`, which never holds them."""
         return self.logits(self.hidden(tokens))
 
-    def loss_sum(self, tokens: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-        """Summed cross-entropy in nats over the targets (B, T) that are not IGNORE."""
-        hidden = self.hidden(tokens).flatten(0, 1)
+    def loss_sum(
+        self, tokens: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, beside: Tensor | None = None
+    ) -> Tensor:
+        """Summed cross-entropy in nats over the targets (B, T) that are not IGNORE.
+
+        Args:
+            beside: `first` of `hidden_within`; None: documents do not matter. Other models may mean something else.
+        """
+        hidden = self._states(tokens, beside).flatten(0, 1)
         return cross_entropy_sum(
             hidden, self.output_weight, targets.flatten(), dtype=self.compute_dtype, label_smoothing=label_smoothing
         )
@@ -59,11 +69,14 @@ class LanguageModel(nn.Module, ABC):
         return self.loss_sum(tokens, targets) / (targets != IGNORE).sum().clamp_min(1)
 
     @torch.no_grad()
-    def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of each target, (B, T) fp32 in nats; 0 where the target is IGNORE."""
-        hidden = self.hidden(tokens).flatten(0, 1)
+    def token_losses(self, tokens: Tensor, targets: Tensor, beside: Tensor | None = None) -> Tensor:
+        """Cross-entropy of each target, (B, T) fp32 in nats; 0 where it is IGNORE. `beside` as in `loss_sum`."""
+        hidden = self._states(tokens, beside).flatten(0, 1)
         losses = token_cross_entropy(hidden, self.output_weight, targets.flatten(), dtype=self.compute_dtype)
         return losses.view(targets.shape)
+
+    def _states(self, tokens: Tensor, first: Tensor | None) -> Tensor:
+        return self.hidden(tokens) if first is None else self.hidden_within(tokens, first)
 
     def num_parameters(self) -> int:
         """Parameters, shared ones once."""

@@ -13,14 +13,16 @@ from torch import Tensor
 from torch.autograd import Function
 
 from lm_core.model.fused import suits
-from lm_core.model.kernels import cross_entropy, over_rows
+from lm_core.model.kernels import add_rows, cross_entropy, over_rows
 
 IGNORE = -100
-CHUNK_LOGITS = 1 << 21  # more rows spare passes over the gradient of the matrix, fewer stay in the cache
+# More rows spare passes over the gradient of the matrix, fewer stay in the cache, of which a GPU has none to speak of.
+CHUNK_LOGITS, CHUNK_LOGITS_GPU, MIN_CHUNK_ROWS = 1 << 21, 1 << 27, 256
 
 
-def _chunk_rows(vocab_size: int) -> int:
-    return max(16, CHUNK_LOGITS // vocab_size)
+def _chunk_rows(vocab_size: int, device: torch.device) -> int:
+    logits = CHUNK_LOGITS if device.type == "cpu" else CHUNK_LOGITS_GPU
+    return max(MIN_CHUNK_ROWS, logits // vocab_size)
 
 
 class _ChunkedCrossEntropy(Function):
@@ -33,14 +35,14 @@ class _ChunkedCrossEntropy(Function):
         d_hidden = torch.empty_like(rows)
         d_matrix = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         gradient = _gradient_in_one_pass if suits(rows) else _gradient
-        buffer = rows.new_empty(min(len(rows), _chunk_rows(len(weight))), len(weight))
-        for start in range(0, len(rows), len(buffer)):
+        buffer = rows.new_empty(min(len(rows), _chunk_rows(len(weight), weight.device)), len(weight))
+        for start in range(0, len(rows), max(1, len(buffer))):  # no rows: a loss of 0, whose gradient is 0
             part = slice(start, start + len(buffer))
             logits = torch.mm(rows[part], matrix.T, out=buffer[: len(rows) - start])
             losses, d_logits = gradient(logits, targets[part], smooth)
             total += losses
             torch.mm(d_logits, matrix, out=d_hidden[part])
-            d_matrix += d_logits.T @ rows[part]
+            _add(d_matrix, d_logits.T @ rows[part])
         ctx.save_for_backward(d_hidden, d_matrix)
         ctx.dtypes = hidden.dtype, weight.dtype
         return total
@@ -50,6 +52,13 @@ class _ChunkedCrossEntropy(Function):
         (d_total,) = gradients
         d_hidden, d_matrix = ctx.saved_tensors
         return d_hidden.to(ctx.dtypes[0]) * d_total, d_matrix.to(ctx.dtypes[1]) * d_total, None, None, None
+
+
+def _add(total: Tensor, more: Tensor) -> None:
+    if suits(more):
+        over_rows(add_rows, len(total), total, more)
+    else:
+        total += more
 
 
 def _gradient(logits: Tensor, targets: Tensor, smooth: float) -> tuple[Tensor, Tensor]:
@@ -95,9 +104,10 @@ def cross_entropy_sum(
 def token_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, dtype: torch.dtype) -> Tensor:
     """Cross-entropy of every target, (N,) fp32, in nats; 0 where the target is IGNORE. Not differentiable."""
     rows, matrix = hidden.to(dtype), weight.to(dtype)
-    losses = []
-    for start in range(0, len(rows), _chunk_rows(len(weight))):
-        part = slice(start, start + _chunk_rows(len(weight)))
+    losses = [rows.new_empty(0, dtype=torch.float32)]  # there may be no rows
+    step = _chunk_rows(len(weight), weight.device)
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
         log_p = torch.log_softmax((rows[part] @ matrix.T).float(), 1)
         losses.append(-log_p.gather(1, targets[part, None].clamp_min(0))[:, 0])
     return torch.cat(losses).masked_fill(targets == IGNORE, 0)

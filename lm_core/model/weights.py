@@ -17,9 +17,10 @@ from torch import Tensor
 from lm_core.errors import IntegrityError, MachineError, UserError
 from lm_core.model.build import empty_model
 from lm_core.model.language_model import LanguageModel
+from lm_core.tokenizer import MAX_VOCAB_SIZE, num_entries
 from lm_core.training.config import ModelConfig
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 MODEL_TYPES = {"decoder": "qwen3", "vanilla": "vanilla_transformer"}
 HF_NAMES = {
     "num_layers": "num_hidden_layers",
@@ -33,6 +34,13 @@ HF_NAMES = {
     "init_std": "initializer_range",
 }
 OWN_NAMES = ("dropout", "init")
+KINDS = {"qwen3": "decoder", "llama": "decoder", "vanilla_transformer": "vanilla"}
+# What `transformers` takes where a config.json of Qwen3 or Llama says nothing, if it is not what ModelConfig takes.
+HF_DEFAULTS, QWEN3_HEAD_WIDTH = {"tie_word_embeddings": False}, 128
+# Fields that no config.json may leave out, and the largest value of each.
+SIZES = {"num_hidden_layers": 256, "hidden_size": 16_384, "num_attention_heads": 256, "intermediate_size": 65_536,
+         "vocab_size": MAX_VOCAB_SIZE, "max_position_embeddings": 1 << 27}  # fmt: skip
+MAX_CONTEXT_LENGTH = 131_072
 
 
 def resolve_device(name: str) -> torch.device:
@@ -78,29 +86,66 @@ def hf_config(model: LanguageModel) -> dict[str, Any]:
 def read_config(path: Path) -> tuple[ModelConfig, int, int]:
     """Architecture, vocabulary size and context length from a config.json.
 
+    Fields that it may leave out have the values that `transformers` gives them.
+
     Raises:
         UserError: naming the file and the field.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        kinds = {"qwen3": "decoder", "llama": "decoder", "vanilla_transformer": "vanilla"}
-        fields = {own: content[hf] for own, hf in HF_NAMES.items() if hf in content}
-        fields |= {name: content[name] for name in OWN_NAMES if name in content}
-        fields["kind"] = kinds[content["model_type"]]
-        fields["qk_norm"] = content["model_type"] != "llama"
-        width = int(content.get("head_dim") or 0)
-        fields["head_width"] = 0 if width * fields["num_heads"] == fields["d_model"] else width
-        rope = content.get("rope_parameters") or {}
-        fields["rope_base"] = rope.get("rope_theta", content.get("rope_theta", 10_000.0))
-        config = ModelConfig(**fields)
-        return config, int(content["vocab_size"]), int(content["max_position_embeddings"])
-    except KeyError as error:
-        raise UserError(f"{path}: {error} is missing, or names an architecture other than qwen3 and llama") from None
+        if content.get("model_type") not in KINDS:
+            raise UserError(
+                f"{path}: model_type is {content.get('model_type')!a}; it must be one of {', '.join(KINDS)}"
+            )
+        sizes = {hf: _size(path, content, hf) for hf in SIZES}
+        return _architecture(content, sizes), sizes["vocab_size"], sizes["max_position_embeddings"]
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        names = HF_NAMES | {"rope_base": "rope_theta", "head_width": "head_dim"}
+        field = ".".join(names.get(str(part), str(part)) for part in first["loc"])
+        raise UserError(f"{path}: {field}: {first['msg']}") from None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as a model's config.json ({error})") from None
+
+
+def check_context_length(path: Path, context_length: int) -> int:
+    """The context length of a model, unless it is longer than any may be.
+
+    Raises:
+        UserError: naming the file it is from.
+    """
+    if context_length > MAX_CONTEXT_LENGTH:
+        raise UserError(
+            f"{path}: max_position_embeddings={context_length} is more than the {MAX_CONTEXT_LENGTH} tokens that a "
+            "model here may see; import it with a --context-length"
+        )
+    return context_length
+
+
+def _size(path: Path, content: Mapping[str, Any], name: str) -> int:
+    if name not in content:
+        raise UserError(f"{path}: {name} is missing")
+    size = content[name]
+    if type(size) is not int or not 1 <= size <= SIZES[name]:
+        shown = json.dumps(size)[:40]
+        raise UserError(f"{path}: {name}={shown} must be a whole number from 1 to {SIZES[name]}")
+    return size
+
+
+def _architecture(content: Mapping[str, Any], sizes: Mapping[str, int]) -> ModelConfig:
+    model_type, named = content["model_type"], {**HF_DEFAULTS, **content}
+    if named.get("num_key_value_heads") is None:  # older files of Llama
+        named["num_key_value_heads"] = sizes["num_attention_heads"]
+    fields = {own: named[hf] for own, hf in HF_NAMES.items() if hf in named}
+    fields |= {name: content[name] for name in OWN_NAMES if name in content}
+    fields["kind"] = KINDS[model_type]
+    if fields["kind"] == "decoder":
+        width = int(content.get("head_dim", QWEN3_HEAD_WIDTH if model_type == "qwen3" else 0) or 0)
+        fields["head_width"] = 0 if width * fields["num_heads"] == fields["d_model"] else width
+        fields["qk_norm"] = model_type != "llama"
+        rope = content.get("rope_parameters") or {}
+        fields["rope_base"] = rope.get("rope_theta", content.get("rope_theta", 10_000.0))
+    return ModelConfig(**fields)
 
 
 def state_in_hf_names(model: LanguageModel) -> dict[str, Tensor]:
@@ -142,15 +187,26 @@ def save_model(model: LanguageModel, folder: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _check_tokenizer(path: Path, vocab_size: int) -> None:
+    """Refuse ids without a row in the embedding, wherever the two are used: in training, scoring, speaking, export."""
+    if path.exists() and (entries := num_entries(path)) != vocab_size:
+        raise UserError(
+            f"{path} has {entries} entries, the model's embedding {vocab_size} rows ({path.with_name(CONFIG)}: "
+            "vocab_size); bring back the tokenizer it was made with, or `millrace import` the original folder"
+        )
+
+
 def load_model(folder: Path, *, device: str | torch.device = "cpu") -> LanguageModel:
     """The model that `save_model` wrote, ready for inference (eval mode).
 
     Raises:
-        UserError: when the configuration or a tensor does not fit.
+        UserError: when the configuration, a tensor or the tokenizer beside them does not fit.
         IntegrityError: when the weights' file is torn.
     """
     config, vocab_size, context_length = read_config(folder / CONFIG)
-    model = empty_model(config, vocab_size=vocab_size, context_length=context_length)
+    _check_tokenizer(folder / TOKENIZER, vocab_size)
+    length = check_context_length(folder / CONFIG, context_length)
+    model = empty_model(config, vocab_size=vocab_size, context_length=length)
     try:
         state = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:

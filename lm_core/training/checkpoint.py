@@ -151,24 +151,28 @@ class Checkpointer:
         staging.rename(target)
 
     def _read(self, folder: Path) -> State | None:
+        """The checkpoint; None when a file of it is damaged, missing or not what this class writes."""
         try:
             content = json.loads((folder / STATE).read_text())
             if any(file_sha256(folder / name) != digest for name, digest in content["files"].items()):
                 return None
             tensors = {Path(name).stem: load_file(folder / name) for name in content["files"]}
-        except (OSError, ValueError, KeyError, SafetensorError):
+            state = State(int(content["step"]), tensors, dict(content["figures"]), str(content.get("world", ALONE)))
+            determinism = dict(content["determinism"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
             return None
-        world = content.get("world", ALONE)
+        self._check_determinism(folder, determinism, state.world)
+        return state
+
+    def _check_determinism(self, folder: Path, written: Mapping[str, Any], world: str) -> None:
         for name, value in self.determinism.items():
             if world != self.world and name in OF_THE_MACHINE:
                 continue
-            if content["determinism"].get(name) != value:
-                before = content["determinism"].get(name)
+            if written.get(name) != value:
                 raise UserError(
-                    f"{folder} was written with {name}={before}, this run has {name}={value} and "
+                    f"{folder} was written with {name}={written.get(name)}, this run has {name}={value} and "
                     f"would not continue exactly; restore {name}, or remove {self.folder} to start over"
                 )
-        return State(content["step"], tensors, content["figures"], world)
 
 
 def _fsync(path: Path) -> None:

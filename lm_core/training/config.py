@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lm_core.config import Config, Incidental
+from lm_core.config import Added, Config, Incidental
 
 
 class TokenizerConfig(Config):
@@ -33,6 +34,10 @@ class TokenizeConfig(Config):
     windows_per_shard: int = Field(65_536, ge=1, description="Windows in one .bin file.")
 
 
+# Those with an optimizer and a learning rate of their own for the matrices of the blocks.
+MUON_OPTIMIZERS = ("muon", "torch_muon")
+
+
 class ModelConfig(Config):
     """Architecture. Vocabulary size and context length follow from the data."""
 
@@ -47,7 +52,9 @@ class ModelConfig(Config):
         0, ge=0, le=1024, description="Width of a head (K), an even number; 0: d_model / num_heads."
     )
     d_ff: int = Field(512, ge=8, le=65_536, description="Width of the feed-forward layer.")
-    activation: Literal["silu", "gelu", "relu"] = Field("silu", description="Activation of the feed-forward layer.")
+    activation: Literal["silu", "gelu", "relu"] = Field(
+        "silu", description="Activation of the feed-forward layer; of vanilla gelu, when it is not given."
+    )
     qk_norm: bool = Field(True, description="RMSNorm on queries and keys (Qwen3); off gives the layout of Llama.")
     tie_embeddings: bool = Field(True, description="Input and output embeddings are one matrix.")
     rope_base: float = Field(10_000.0, gt=1, description="Base of the rotary frequencies.")
@@ -60,23 +67,38 @@ class ModelConfig(Config):
     )
     init_std: float = Field(0.02, gt=0, le=1, description="Standard deviation of the initial weights.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_kind(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("kind") == "vanilla" and "activation" not in values:
+            return {**values, "activation": "gelu"}
+        return values
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.kind == "vanilla":
+            self._check_vanilla()
         if not self.head_width and (self.d_model % self.num_heads or (self.d_model // self.num_heads) % 2):
             raise ValueError(f"num_heads={self.num_heads} must divide d_model={self.d_model} into heads of even width")
         if self.head_width % 2:
             raise ValueError(f"head_width={self.head_width} must be even")
-        if self.kind == "vanilla" and self.head_width:
-            raise ValueError(
-                f"head_width={self.head_width} needs kind=decoder; vanilla divides d_model among its heads"
-            )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}")
-        if self.kind == "vanilla" and self.activation == "silu":
-            raise ValueError("activation=silu needs kind=decoder; nn.TransformerEncoder knows gelu and relu")
-        if self.kind == "vanilla" and self.num_kv_heads != self.num_heads:
-            raise ValueError(f"num_kv_heads={self.num_kv_heads} needs kind=decoder; vanilla has no grouped queries")
         return self
+
+    def _check_vanilla(self) -> None:
+        needs_decoder = {
+            f"head_width={self.head_width}": self.head_width and "vanilla divides d_model among its heads",
+            f"activation={self.activation}": self.activation == "silu" and "nn.TransformerEncoder knows gelu and relu",
+            f"num_kv_heads={self.num_kv_heads}": self.num_kv_heads != self.num_heads
+            and "vanilla has no grouped queries",
+            f"qk_norm={self.qk_norm}": not self.qk_norm and "vanilla has no norm of queries and keys to switch off",
+            f"rope_base={self.rope_base:g}": self.rope_base != type(self).model_fields["rope_base"].default
+            and "vanilla has sinusoidal positions",
+        }
+        for setting, why in needs_decoder.items():
+            if why:
+                raise ValueError(f"{setting} needs kind=decoder; {why}")
 
     @property
     def width_of_heads(self) -> int:
@@ -87,15 +109,20 @@ class ModelConfig(Config):
 class OptimizationConfig(Config):
     """How weights move, for pretraining and fine-tuning alike."""
 
-    optimizer: Literal["sgd", "rmsprop", "adam", "adamw", "muon"] = Field(
-        "muon", description="muon: torch.optim.Muon for the matrices of the blocks, AdamW for everything else."
+    optimizer: Literal["sgd", "rmsprop", "adam", "adamw", "muon", "torch_muon"] = Field(
+        "muon",
+        description="muon: Muon, in parts, for the matrices of the blocks, AdamW for everything else; "
+        "torch_muon: the same with torch.optim.Muon.",
     )
-    learning_rate: float = Field(5e-3, gt=0, description="Peak learning rate (with muon: of embeddings and norms).")
-    muon_learning_rate: float = Field(0.02, gt=0, description="Peak learning rate of the block matrices (muon only).")
-    momentum: float = Field(0.95, ge=0, lt=1, description="Momentum of sgd, rmsprop and muon.")
+    learning_rate: float = Field(5e-3, gt=0, description="Peak learning rate (with Muon: of embeddings and norms).")
+    muon_learning_rate: float = Field(0.02, gt=0, description="Peak learning rate of the block matrices (Muon only).")
+    muon_in_parts: bool = Field(
+        True, description="Muon takes heads one by one and the feed-forward layer in parts: far less work; off: whole."
+    )
+    momentum: float = Field(0.95, ge=0, lt=1, description="Momentum of sgd, rmsprop and Muon.")
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay of Adam's first moment.")
     beta2: float = Field(0.95, ge=0, lt=1, description="Decay of Adam's second moment.")
-    weight_decay: float = Field(0.0, ge=0, le=1, description="L2 penalty, decoupled in adamw and muon; matrices only.")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="L2 penalty, decoupled in adamw and Muon; matrices only.")
     l1: float = Field(0.0, ge=0, le=1, description="L1 penalty on all matrices.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Probability spread over the whole vocabulary.")
     gradient_clip: float = Field(1.0, ge=0, description="Largest norm of the gradient; 0 switches clipping off.")
@@ -125,13 +152,22 @@ class OptimizationConfig(Config):
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of initial weights, data order and dropout.")
     checkpoint_seconds: float = Incidental(20.0, gt=0, description="Seconds between two checkpoints.")
 
+    @property
+    def uses_muon(self) -> bool:
+        """Whether the matrices of the blocks have an optimizer and a learning rate of their own."""
+        return self.optimizer in MUON_OPTIMIZERS
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         fields = type(self).model_fields
         without_effect = {
-            "muon_learning_rate": self.optimizer == "muon",
-            "momentum": self.optimizer in ("sgd", "rmsprop", "muon"),
+            "muon_learning_rate": self.uses_muon,
+            "muon_in_parts": self.optimizer == "muon",
+            "momentum": self.optimizer in ("sgd", "rmsprop") or self.uses_muon,
+            "beta1": self.optimizer not in ("sgd", "rmsprop"),
+            "beta2": self.optimizer not in ("sgd", "rmsprop"),
             "decay_fraction": self.schedule == "warmup_stable_decay",
+            "final_fraction": self.schedule != "constant",
             "average_checkpoints": not self.ema_decay,
             "average_fraction": self.average_checkpoints > 0,
         }
@@ -156,3 +192,14 @@ class PretrainConfig(Config):
     train_tokens: int = Field(2_000_000, ge=8, description="Tokens to train on; the data are repeated when shorter.")
     validation_tokens: int = Field(200_000, ge=8, description="Validation tokens scored at each evaluation, at most.")
     num_evaluations: int = Field(4, ge=1, le=1000, description="Evaluations, evenly spread; the last is at the end.")
+    attention_within_documents: bool = Added(
+        False, description="In a window, tokens see their own document only, not those packed before it."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.attention_within_documents and self.model.kind != "decoder":
+            raise ValueError(f"attention_within_documents needs model.kind=decoder, not {self.model.kind}")
+        if self.optimization.activation_checkpointing and self.model.kind != "decoder":
+            raise ValueError(f"activation_checkpointing needs model.kind=decoder, not {self.model.kind}")
+        return self

@@ -33,8 +33,8 @@ class _LossSum(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, tokens: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
-        return self.model.loss_sum(tokens, targets, label_smoothing=label_smoothing)
+    def forward(self, tokens: Tensor, targets: Tensor, beside: Tensor | None, label_smoothing: float) -> Tensor:
+        return self.model.loss_sum(tokens, targets, label_smoothing=label_smoothing, beside=beside)
 
 
 class World:
@@ -86,7 +86,14 @@ class World:
         return part
 
     def backward(
-        self, model: LanguageModel, tokens: Tensor, targets: Tensor, divisor: int, label_smoothing: float, last: bool
+        self,
+        model: LanguageModel,
+        tokens: Tensor,
+        targets: Tensor,
+        beside: Tensor | None,
+        divisor: int,
+        label_smoothing: float,
+        last: bool,
     ) -> Tensor:
         """Add the gradient of the summed loss / divisor; returns that share of the loss.
 
@@ -96,12 +103,12 @@ class World:
         """
         if self._parallel is not None:
             self._parallel.require_backward_grad_sync = last
-            loss = self._parallel(tokens, targets, label_smoothing)
+            loss = self._parallel(tokens, targets, beside, label_smoothing)
         else:
             if self.size > 1:
                 sharded: Any = model  # fully_shard has given it methods
                 sharded.set_requires_gradient_sync(last)
-            loss = model.loss_sum(tokens, targets, label_smoothing=label_smoothing)
+            loss = model.loss_sum(tokens, targets, label_smoothing=label_smoothing, beside=beside)
         loss = loss / divisor
         (loss * self.size if self.size > 1 else loss).backward()  # both strategies take the mean over processes
         return loss.detach()
@@ -141,13 +148,17 @@ class World:
     def part(self, tensor: Tensor, of: Tensor) -> Tensor:
         """A whole tensor as this process holds it, if `of`, its parameter, is held in parts."""
         tensor = tensor.to(of.device)
-        if self.size == 1 or self.strategy != "fsdp":
-            return tensor
-        from torch.distributed.tensor import DTensor, distribute_tensor
+        return part_like(tensor, of) if self.size > 1 and self.strategy == "fsdp" else tensor
 
-        if not isinstance(of, DTensor) or tensor.shape != of.shape:
-            return tensor
-        return distribute_tensor(tensor, of.device_mesh, of.placements, src_data_rank=None)
+
+def part_like(tensor: Tensor, of: Tensor) -> Tensor:
+    """This process's part of a whole tensor, where `of`, of the same shape, is held in parts; else the tensor."""
+    if not hasattr(of, "full_tensor") or tensor.shape != of.shape:
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(of, DTensor)
+    return distribute_tensor(tensor, of.device_mesh, of.placements, src_data_rank=None)
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:

@@ -111,7 +111,8 @@ class Workload:
     @property
     def flops_per_token(self) -> float:
         """Forward and backward, as `throughput.flops_per_token` counts them."""
-        return 6.0 * self.matrix_weights + 6.0 * self.model.num_layers * self.model.d_model * self.length
+        attention = self.model.num_layers * self.model.num_heads * self.model.width_of_heads * self.length
+        return 6.0 * (self.matrix_weights + attention)
 
     @property
     def flops(self) -> float:
@@ -186,8 +187,9 @@ def optimizer_bytes(work: Workload, config: OptimizationConfig) -> int:
     moments = {
         "sgd": bool(config.momentum) * (in_blocks + rest),
         "rmsprop": (1 + bool(config.momentum)) * (in_blocks + rest),
-        "muon": in_blocks + 2 * rest,
     }
+    if config.uses_muon:
+        return 4 * (in_blocks + 2 * rest)
     return 4 * moments.get(config.optimizer, 2 * (in_blocks + rest))
 
 
@@ -195,7 +197,8 @@ def activation_bytes(work: Workload, config: OptimizationConfig) -> int:
     """What the backward pass of one micro-batch needs of the forward pass, and the gradients of its loss."""
     model, width = work.model, 2 if config.precision == "bf16" else 4
     per_layer = 4 * 4 * model.d_model  # normalised streams, kept in fp32
-    per_layer += width * (8 * model.d_model + 4 * model.d_ff)  # inputs of products, queries, keys, values, gates
+    heads = (3 * model.num_heads + 4 * model.num_kv_heads) * model.width_of_heads  # queries, keys, values, rotated too
+    per_layer += width * (2 * model.d_model + heads + 4 * model.d_ff)  # inputs of products, gates
     if not config.activation_checkpointing:
         per_layer += width * 2 * model.num_heads * min(work.length, 512)  # attention weights, short contexts
     layers = 1 if config.activation_checkpointing else model.num_layers

@@ -10,7 +10,6 @@ on request) is written to `outcome.json`, which a replaced process looks at firs
 from __future__ import annotations
 
 import ctypes
-import importlib
 import json
 import os
 import shutil
@@ -20,7 +19,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,11 @@ import torch.distributed as dist
 from pydantic import BaseModel
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from lm_core import artifact, errors
 from lm_core.artifact import Artifact
-from lm_core.errors import MachineError, MillraceError, Preempted, UserError
+from lm_core.errors import MachineError, Preempted
 from lm_core.model.weights import resolve_device
-from lm_core.runtime import Rank, Runtime, Tariff
+from lm_core.orders import carry_out, order_of, progress_to, relay, result_of, runtime_of
+from lm_core.runtime import Rank, Runtime
 from lm_core.store import Build, silent
 
 MAX_RESTARTS = 3
@@ -65,7 +64,7 @@ def launch(function: str, build: Build, config: BaseModel, inputs: Mapping[str, 
         with _forwarding_sigterm(child) as stopped:
             assert child.stdout is not None
             for line in child.stdout:
-                _relay(line, build)
+                relay(line, build.progress)
             child.wait()
     if not outcome.exists():
         if stopped.is_set():
@@ -75,46 +74,28 @@ def launch(function: str, build: Build, config: BaseModel, inputs: Mapping[str, 
             f"the processes of the training died {MAX_RESTARTS + 1} times without a result ({last.strip()[:200]}); "
             f"see {build.work / LOG}; the same command resumes from the last checkpoint"
         )
-    content = json.loads(outcome.read_text())
-    if "error" in content:
-        kind: type[MillraceError] = getattr(errors, content["error"])
-        raise kind(content["message"])
-    return dict(content["result"])
+    return result_of(json.loads(outcome.read_text()))
+
+
+def device_for(runtime: Runtime) -> torch.device:
+    """The device of a runtime, or the first of those that its processes will have.
+
+    Raises:
+        MachineError: it is not there, or there are fewer GPUs than processes.
+    """
+    device = resolve_device(runtime.device)
+    if device.type == "cuda" and torch.cuda.device_count() < runtime.num_processes:
+        raise MachineError(
+            f"{runtime.num_processes} processes need a GPU each, this machine has {torch.cuda.device_count()}"
+        )
+    return device
 
 
 def _order(function: str, build: Build, config: BaseModel, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
     runtime = build.runtime
-    device = resolve_device(runtime.device).type
-    if device == "cuda" and torch.cuda.device_count() < runtime.num_processes:
-        raise MachineError(
-            f"{runtime.num_processes} processes need a GPU each, this machine has {torch.cuda.device_count()}"
-        )
-    if runtime.num_processes > 64:
-        raise UserError(f"--processes {runtime.num_processes} is more than the 64 that one machine is given")
+    device = device_for(runtime).type
     threads = max(1, runtime.num_threads // runtime.num_processes)
-    return {
-        "function": function,
-        "config": [type(config).__module__, type(config).__name__, config.model_dump(mode="json")],
-        "inputs": {name: [type(item).__name__, _as_json(item)] for name, item in inputs.items()},
-        "folder": str(build.folder),
-        "work": str(build.work),
-        "runtime": asdict(replace(runtime, device=device, num_threads=threads)) | {"workspace": str(runtime.workspace)},
-    }
-
-
-def _as_json(item: Artifact) -> dict[str, Any]:
-    values = asdict(item)
-    return values | {"folder": str(item.folder)}
-
-
-def _relay(line: str, build: Build) -> None:
-    """Hand on a line of progress; whatever else a library writes to stdout is left out."""
-    try:
-        event = json.loads(line)
-        arguments, figures = event["progress"], event["figures"]
-    except (ValueError, KeyError, TypeError):
-        return
-    build.progress(*arguments, **figures)
+    return order_of(function, build, config, inputs, replace(runtime, device=device, num_threads=threads))
 
 
 @contextmanager
@@ -168,20 +149,13 @@ def _rank(order: Mapping[str, Any]) -> None:
     if outcome.exists():
         return
     place = Rank.of_this_process()
-    runtime = _runtime(order["runtime"], place)
+    runtime = _on_own_device(runtime_of(order), place)
     _join(place, "nccl" if runtime.device.startswith("cuda") else "gloo")
     rank = place.rank
     folder = Path(order["folder"]) if rank == 0 else work / f"rank-{rank}"
     folder.mkdir(exist_ok=True)
-    build = Build(folder, work, runtime, _say if rank == 0 else silent)
-    module, name, values = order["config"]
-    config = getattr(importlib.import_module(module), name).model_validate(values)
-    inputs = {name: _artifact(kind, values) for name, (kind, values) in order["inputs"].items()}
-    module, _, name = order["function"].partition(":")
-    try:
-        content = {"result": getattr(importlib.import_module(module), name)(build, config, **inputs)}
-    except MillraceError as error:
-        content = {"error": type(error).__name__, "message": str(error)}
+    build = Build(folder, work, runtime, progress_to(sys.stdout) if rank == 0 else silent)
+    content = carry_out(order, build)
     draft = work / f"{OUTCOME}.{rank}"
     draft.write_text(json.dumps(content))
     if rank == 0 or "error" in content:
@@ -202,23 +176,12 @@ def _join(place: Rank, backend: str) -> None:
     dist.init_process_group(backend, store=own, rank=place.rank, world_size=place.size, timeout=TIMEOUT)
 
 
-def _runtime(values: Mapping[str, Any], place: Rank) -> Runtime:
-    device = values["device"]
-    if device == "cuda":
-        device = f"cuda:{place.local_rank}"
-        torch.cuda.set_device(device)
-    tariff = Tariff(**values["tariff"])
-    return Runtime(**{**values, "workspace": Path(values["workspace"]), "device": device, "tariff": tariff})
-
-
-def _artifact(kind: str, values: Mapping[str, Any]) -> Artifact:
-    made: Artifact = getattr(artifact, kind)(**{**values, "folder": Path(values["folder"])})
-    return made
-
-
-def _say(done: float, total: float | None, unit: str, **figures: float) -> None:
-    sys.stdout.write(json.dumps({"progress": [done, total, unit], "figures": figures}) + "\n")
-    sys.stdout.flush()
+def _on_own_device(runtime: Runtime, place: Rank) -> Runtime:
+    if runtime.device != "cuda":
+        return runtime
+    device = f"cuda:{place.local_rank}"
+    torch.cuda.set_device(device)
+    return replace(runtime, device=device)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from lm_core.store import Build
 from lm_core.training.averages import WeightAverages
 from lm_core.training.checkpoint import Checkpointer, State
 from lm_core.training.config import OptimizationConfig
+from lm_core.training.course import MAX_ROLLBACKS, MAX_SKIPPED_IN_A_ROW, Course, Figures
 from lm_core.training.distributed import World, whole_tensor
 from lm_core.training.journal import Journal
 from lm_core.training.meter import Meter
@@ -33,40 +35,26 @@ from lm_core.training.preemption import Stopped, StopRequest
 from lm_core.training.schedule import learning_rate_fraction
 from lm_core.training.throughput import keep_freed_memory
 
-MAX_SKIPPED_IN_A_ROW = 5
-MAX_ROLLBACKS = 3
 ANCHORS, MIN_STEPS_BETWEEN_ANCHORS = 16, 50
-DIVERGING_STEPS = 20
-SMOOTHING = 0.95
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One optimizer step's data: tokens and targets, both (B, T) int64; targets IGNORE where nothing is learnt."""
+    """One optimizer step's data: tokens and targets, both (B, T) int64; targets IGNORE where nothing is learnt.
+
+    Attributes:
+        beside: what a model is given of each row beside its tokens, (B, ...): see its `loss_sum`.
+    """
 
     tokens: Tensor
     targets: Tensor
+    beside: Tensor | None = None
 
-
-@dataclass
-class Figures:
-    """The loop's memory besides tensors; part of every checkpoint."""
-
-    tokens: int = 0
-    seconds: float = 0.0
-    first_loss: float | None = None
-    smoothed_loss: float = 0.0
-    steps_above_first: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    rollbacks: int = 0
-    evaluated_at: int = 0
-    best_val_loss: float = math.inf
-    evaluations_without_gain: int = 0
-    num_averaged: int = 0
-    worlds: list[str] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
+    def share(self, world: World) -> Batch:
+        """The rows that one of several processes works on; filled up with rows of which nothing is learnt."""
+        beside = None if self.beside is None else world.share(self.beside, 0)
+        return Batch(world.share(self.tokens, 0), world.share(self.targets, IGNORE), beside)
 
 
 def train(
@@ -134,7 +122,7 @@ class _Run:
         self.averages = WeightAverages(config, num_steps)
         self.checkpoints = Checkpointer(build.work, _determinism(self.device, config), self.world.name)
         self.stop = StopRequest()
-        self.figures = Figures(worlds=[self.world.name])
+        self.course, self.figures = Course(config, num_steps), Figures(worlds=[self.world.name])
         self.step = 0
 
     def run(self, evaluation_tokens: int) -> dict[str, Any]:
@@ -155,7 +143,7 @@ class _Run:
                 if self.step >= self.num_steps or self._out_of_patience():
                     break
                 self._train_step()
-            self._stop_if_asked()
+            self._stop_if_asked()  # with the last step: the stages after this one would know nothing of it
         except Stopped:
             self._checkpoint()
             self.checkpoints.wait()
@@ -165,6 +153,7 @@ class _Run:
                 self.journal.close()
             self.checkpoints.wait()
         self._finish_weights()
+        self.course.check_outcome(self.figures, self.given, self.step, best_kept=self._out_of_patience())
         return self._statistics(resumed_from)
 
     # ---------------------------------------------------------------- one step
@@ -199,17 +188,20 @@ class _Run:
         """Accumulate the gradient of the mean loss over micro-batches; returns this process's share of that loss."""
         rows = max(1, self.config.micro_batch_tokens // batch.tokens.shape[1])
         num_targets = max(1, int((batch.targets != IGNORE).sum()))
-        own_tokens, own_targets = self.world.share(batch.tokens, 0), self.world.share(batch.targets, IGNORE)
-        first_row = self.world.rank * len(own_tokens)
+        own = batch.share(self.world)
+        first_row = self.world.rank * len(own.tokens)
         total = torch.zeros((), device=self.device)
         self.optimizer.zero_grad()
-        for start in range(0, len(own_tokens), rows):
+        for start in range(0, len(own.tokens), rows):
+            if start:
+                self._stop_if_asked()
             # Dropout is a function of step and row, so it does not depend on who works on the row.
             torch.manual_seed(self.config.seed * 1_000_003 + self.step + 7_368_787 * (first_row + start))
-            tokens, targets = (t[start : start + rows].to(self.device) for t in (own_tokens, own_targets))
-            last = start + rows >= len(own_tokens)
+            tokens, targets = (t[start : start + rows].to(self.device) for t in (own.tokens, own.targets))
+            beside = None if own.beside is None else own.beside[start : start + rows].to(self.device)
+            last = start + rows >= len(own.tokens)
             total += self.world.backward(
-                self.model, tokens, targets, num_targets, self.config.label_smoothing, last=last
+                self.model, tokens, targets, beside, num_targets, self.config.label_smoothing, last=last
             )
         return float(total)
 
@@ -226,33 +218,29 @@ class _Run:
         return loss, saves > 0
 
     def _stop_if_asked(self) -> None:
-        """A stop that came with the last step must not be lost: the stages after this one would know nothing of it."""
+        """Where all processes stand at the same place: they stop together if one of them was asked to."""
         if self.world.sum(float(self.stop.wanted))[0]:
             raise Stopped
 
+    @contextmanager
+    def _asking_before_each_batch(self) -> Iterator[None]:
+        """An evaluation by several processes, of which none may leave the others waiting, can be stopped too."""
+        if self.world.size == 1:
+            yield
+            return
+        hook = self.model.blocks()[0].register_forward_pre_hook(lambda *_: self._stop_if_asked())
+        try:
+            yield
+        finally:
+            hook.remove()
+
     def _watch(self, loss: float, norm: float, finite: bool) -> None:
         """Leave out steps that are not finite, smooth the loss, end a run that is worse than at its beginning."""
-        figures = self.figures
         if not finite:
             self._skip(loss, norm)
             return
-        figures.skipped_in_a_row = 0
-        if figures.first_loss is None:
-            figures.first_loss = figures.smoothed_loss = loss
-        figures.smoothed_loss = SMOOTHING * figures.smoothed_loss + (1 - SMOOTHING) * loss
-        worse = figures.smoothed_loss > figures.first_loss * 1.1 + 0.25
-        figures.steps_above_first = figures.steps_above_first + 1 if worse else 0
-        if figures.steps_above_first >= DIVERGING_STEPS:
-            raise UserError(
-                f"training diverges: smoothed loss {figures.smoothed_loss:.3f} at step {self.step}, "
-                f"{figures.first_loss:.3f} at the beginning; lower {self._rates()}"
-            )
-
-    def _rates(self) -> str:
-        rates = {"learning_rate": self.config.learning_rate}
-        if self.config.optimizer == "muon":
-            rates["muon_learning_rate"] = self.config.muon_learning_rate
-        return " and ".join(f"optimization.{name} (now {rate:g})" for name, rate in rates.items())
+        self.figures.after_step(loss)
+        self.course.check_step(self.figures, self.step)
 
     def _skip(self, loss: float, norm: float) -> None:
         """Leave the weights as they are; several such steps in a row mean that the weights themselves are spoilt."""
@@ -272,15 +260,11 @@ class _Run:
         self.world.wait()
         anchor = self.checkpoints.anchor(self.step) if self.figures.rollbacks < MAX_ROLLBACKS else None
         if anchor is None:
-            gone_back = f" and after going back {self.figures.rollbacks} times" if self.figures.rollbacks else ""
-            raise UserError(
-                f"the loss or its gradient is not finite at step {self.step} ({what}), {MAX_SKIPPED_IN_A_ROW} steps "
-                f"in a row{gone_back}; lower {self._rates()}"
-            )
+            raise self.course.is_not_finite(self.figures, self.step, what)
         self._load_tensors(anchor)
         self.figures.rollbacks += 1
         self.figures.skipped_in_a_row = self.figures.steps_above_first = 0
-        self.figures.smoothed_loss = anchor.figures["smoothed_loss"]
+        self.figures.smoothed_loss = Figures.of_checkpoint(anchor.figures, self.build.work).smoothed_loss
         if self.journal:
             self.journal.write(self.step, rolled_back_to_step=anchor.step)
 
@@ -307,7 +291,7 @@ class _Run:
         # An evaluation has shapes of its own; compiling for them costs more than it saves.
         with self.averages.in_place(self.model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
             self.model.eval()
-            with self.stop.interruptible(self.world.size == 1):
+            with self.stop.interruptible(self.world.size == 1), self._asking_before_each_batch():
                 metrics = self.world.from_first(self.evaluate(self.model))
             self.model.train()
         figures.evaluated_at, figures.metrics = self.step, dict(metrics)
@@ -329,8 +313,11 @@ class _Run:
     def _prepare_model(self) -> None:
         self.model.train()
         self.model.compute_dtype = self.given.compute_dtype = DTYPES[self.config.precision]
-        if isinstance(self.model, Decoder):
-            self.model.activation_checkpointing = self.config.activation_checkpointing
+        decoders = [module for module in self.model.modules() if isinstance(module, Decoder)]
+        for decoder in decoders:  # the model itself, or the trunk of one that classifies or sees
+            decoder.activation_checkpointing = self.config.activation_checkpointing
+        if self.config.activation_checkpointing and not decoders:
+            raise UserError("activation_checkpointing needs model.kind=decoder: other models keep all activations")
         if self.config.compile:
             for block in self.model.blocks():
                 block.compile()
@@ -339,8 +326,8 @@ class _Run:
         state = self.checkpoints.newest()
         if state is None:
             return
+        self.figures = Figures.of_checkpoint(state.figures, self.build.work)
         self._load_tensors(state)
-        self.figures = Figures(**state.figures)
         if state.world != self.world.name:
             self.figures.worlds.append(self.world.name)
         self.step = state.step
@@ -355,7 +342,7 @@ class _Run:
         self.model.load_state_dict(placed(state.tensors["model"]))
         self.optimizer.load_state(placed(state.tensors.get("optimizer", {})))
         averages = {name: placed(tensors) for name, tensors in state.tensors.items()}
-        self.averages.take_up(averages, state.figures["num_averaged"])
+        self.averages.take_up(averages, Figures.of_checkpoint(state.figures, self.build.work).num_averaged)
 
     def _check_architecture(self, tensors: Mapping[str, Tensor]) -> None:
         own = {name: [*tensor.shape] for name, tensor in self.model.state_dict().items()}

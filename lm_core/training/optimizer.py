@@ -1,4 +1,4 @@
-"""Optimizers, all from torch.optim, behind one small class: step, learning rate, state as flat tensors."""
+"""Optimizers, torch.optim's and Muon, behind one small class: step, learning rate, state as flat tensors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lm_core.model.language_model import LanguageModel
 from lm_core.training.config import OptimizationConfig
+from lm_core.training.muon import WHOLE, Muon, cuts_of
 
 MUON_FIRST_MOMENTUM = 0.85
 MUON_MOMENTUM_WARMUP_STEPS = 300
@@ -44,7 +45,7 @@ class OptimizerSet:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * fraction
-                if isinstance(optimizer, torch.optim.Muon):
+                if isinstance(optimizer, Muon | torch.optim.Muon):
                     share = min(1.0, step / MUON_MOMENTUM_WARMUP_STEPS)
                     first = min(MUON_FIRST_MOMENTUM, self.config.momentum)
                     group["momentum"] = first + share * (self.config.momentum - first)
@@ -86,11 +87,11 @@ def _is_fused(optimizer: torch.optim.Optimizer) -> bool:
 
 def _optimizers(model: LanguageModel, config: OptimizationConfig) -> list[torch.optim.Optimizer]:
     parameters = [p for p in model.parameters() if p.requires_grad]
-    if config.optimizer == "muon":
+    if config.uses_muon:
         in_blocks = {id(p) for p in model.blocks().parameters() if p.ndim == 2}
         matrices = [p for p in parameters if id(p) in in_blocks]
         rest = [p for p in parameters if id(p) not in in_blocks]
-        muon = [_muon(matrices, config)] if matrices else []
+        muon = [_muon(model, matrices, config)] if matrices else []
         return muon + ([_adam(torch.optim.AdamW, rest, config)] if rest else [])
     groups = _decay_groups(parameters, config)
     if config.optimizer == "sgd":
@@ -100,10 +101,12 @@ def _optimizers(model: LanguageModel, config: OptimizationConfig) -> list[torch.
     return [_adam(torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam, parameters, config)]
 
 
-def _muon(matrices: list[nn.Parameter], config: OptimizationConfig) -> torch.optim.Optimizer:
-    return torch.optim.Muon(
-        matrices, lr=config.muon_learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+def _muon(model: LanguageModel, matrices: list[nn.Parameter], config: OptimizationConfig) -> torch.optim.Optimizer:
+    settings: dict[str, Any] = {"momentum": config.momentum, "weight_decay": config.weight_decay}
+    if config.optimizer == "torch_muon":
+        return torch.optim.Muon(matrices, lr=config.muon_learning_rate, **settings)
+    cuts = cuts_of(model) if config.muon_in_parts else {}
+    return Muon(matrices, lambda parameter: cuts.get(parameter, WHOLE), lr=config.muon_learning_rate, **settings)
 
 
 def _adam(kind: type[torch.optim.Optimizer], parameters: list[nn.Parameter], config: OptimizationConfig) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 from lm_core.artifact import TokenDataset, Tokenizer
 from lm_core.config import identity_of
 from lm_core.errors import UserError
+from lm_core.model.attention import first_of_document
 from lm_core.model.build import build_model
 from lm_core.model.language_model import LanguageModel
 from lm_core.model.losses import IGNORE
@@ -24,6 +26,7 @@ from lm_core.tokenizer import TextTokenizer, load_tokenizer
 from lm_core.tokens import Windows, window_order
 from lm_core.training import launch
 from lm_core.training.config import PretrainConfig
+from lm_core.training.distributed import World
 from lm_core.training.loop import Batch, train
 
 EVALUATION_TOKENS = 8192
@@ -50,9 +53,11 @@ def pretrain(build: Build, config: PretrainConfig, *, tokens: TokenDataset, toke
         seed=config.optimization.seed,
     )
 
+    within = config.attention_within_documents
+
     def batch_at(step: int) -> Batch:
         numbers = window_order(config.optimization.seed, step, rows, len(train_windows))
-        return windows_to_batch(train_windows.read(numbers), train_windows.pad)
+        return read_batch(train_windows, numbers, within)
 
     statistics = train(
         model,
@@ -60,7 +65,7 @@ def pretrain(build: Build, config: PretrainConfig, *, tokens: TokenDataset, toke
         config.optimization,
         num_steps=num_steps,
         build=build,
-        evaluate=bits_per_byte_on(validation, text_tokenizer, config.validation_tokens),
+        evaluate=bits_per_byte_on(validation, text_tokenizer, config.validation_tokens, within, World(build.runtime)),
         num_evaluations=min(config.num_evaluations, num_steps),
         evaluation_tokens=min(config.validation_tokens, len(validation) * validation.context_length),
     )
@@ -69,6 +74,15 @@ def pretrain(build: Build, config: PretrainConfig, *, tokens: TokenDataset, toke
     training = {"config": identity_of(config), "num_steps": statistics["num_steps"], "rows_per_step": rows}
     (build.folder / "training.json").write_text(json.dumps(training, indent=1, sort_keys=True))
     return statistics
+
+
+def read_batch(windows: Windows, numbers: Sequence[int] | np.ndarray, within_documents: bool) -> Batch:
+    """Windows by number; with `within_documents`, attention stays within each document."""
+    batch = windows_to_batch(windows.read(numbers), windows.pad)
+    if not within_documents:
+        return batch
+    starts = torch.from_numpy(windows.starts(numbers))[:, :-1]
+    return replace(batch, beside=first_of_document(starts))
 
 
 def windows_to_batch(windows: np.ndarray, pad: int) -> Batch:
@@ -80,26 +94,39 @@ def windows_to_batch(windows: np.ndarray, pad: int) -> Batch:
 
 
 def bits_per_byte_on(
-    windows: Windows, tokenizer: TextTokenizer, max_tokens: int
+    windows: Windows,
+    tokenizer: TextTokenizer,
+    max_tokens: int,
+    within_documents: bool = False,
+    world: World | None = None,
 ) -> Callable[[nn.Module], dict[str, float]]:
     """An evaluation for `train`: mean loss over text tokens, and bits per byte of the text they stand for.
 
     Control tokens are left out of both: they are no text, and stand for no byte.
+
+    Args:
+        world: processes that share the windows, each of them with the whole model or its part.
     """
     num_bytes = torch.from_numpy(tokenizer.token_bytes)
-    limit = max(1, max_tokens // windows.context_length)
+    limit = min(len(windows), max(1, max_tokens // windows.context_length))
+    rows = max(1, EVALUATION_TOKENS // windows.context_length) * (world.size if world else 1)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         assert isinstance(model, LanguageModel)
         device = next(model.parameters()).device
-        nats, total_tokens, total_bytes = 0.0, 0, 0
-        for part in windows.batches(max(1, EVALUATION_TOKENS // windows.context_length), limit):
-            batch = windows_to_batch(part, windows.pad)
+        nats, total_tokens, total_bytes = 0.0, 0.0, 0.0
+        for start in range(0, limit, rows):
+            batch = read_batch(windows, range(start, min(start + rows, limit)), within_documents)
+            batch = batch.share(world) if world else batch
             bytes_of_targets = num_bytes[batch.targets.clamp_min(0)].masked_fill(batch.targets == IGNORE, 0)
             targets = batch.targets.masked_fill(bytes_of_targets == 0, IGNORE)
-            nats += float(model.token_losses(batch.tokens.to(device), targets.to(device)).sum(dtype=torch.float64))
+            beside = None if batch.beside is None else batch.beside.to(device)
+            losses = model.token_losses(batch.tokens.to(device), targets.to(device), beside)
+            nats += float(losses.sum(dtype=torch.float64))
             total_tokens += int((targets != IGNORE).sum())
             total_bytes += int(bytes_of_targets.sum())
+        if world:
+            nats, total_tokens, total_bytes = world.sum(nats, total_tokens, total_bytes)
         if not total_bytes:
             return {}
         return {"val_loss": nats / total_tokens, "val_bits_per_byte": nats / math.log(2) / total_bytes}

@@ -32,12 +32,13 @@ def keep_freed_memory() -> None:
 
 
 def flops_per_token(model: LanguageModel, length: int) -> float:
-    """Operations of one training token, forward and backward: 6 per weight in a product, 6 T D per layer in attention.
+    """Operations of one training token, forward and backward: 6 per weight, 6 T H K per layer in attention.
 
     Attention is counted as causal: half of the (T, T) matrix (PaLM, arXiv:2204.02311, appendix B, halved).
     """
     in_products = sum(p.numel() for p in model.blocks().parameters() if p.ndim == 2) + model.output_weight.numel()
-    return 6.0 * in_products + 6.0 * model.config.num_layers * model.config.d_model * length
+    config = model.config
+    return 6.0 * (in_products + config.num_layers * config.num_heads * config.width_of_heads * length)
 
 
 @lru_cache(maxsize=4)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lm_core.config import Config
-from lm_core.downstream.config import ReadTaskConfig
+from lm_core.downstream.config import GUARD_TOKENS, MAX_FORGETTING, TaskDataConfig, check_guard
 from lm_core.training.config import OptimizationConfig
 
 Fusion = Literal["prefix", "cross_attention"]
@@ -19,7 +19,7 @@ _OPTIMIZATION = OptimizationConfig(
 )
 
 
-class ReadPicturesConfig(ReadTaskConfig):
+class ReadPicturesConfig(TaskDataConfig):
     """A visual task's data folder as decoded pictures and the texts about them."""
 
     picture_size: int = Field(64, ge=16, multiple_of=16, description="Pictures are scaled to so many pixels a side.")
@@ -72,8 +72,22 @@ class FinetuneVisualConfig(Config):
     blind: bool = Field(
         False, description="Every picture is blank: the control `question_only`, which knows what texts alone tell."
     )
+    max_forgetting: float = Field(
+        0.0,
+        ge=0,
+        description=MAX_FORGETTING
+        + " The default here, since what learns to look becomes another model. easy-VQA goes from 1.89 to 4.31; half "
+        "of the base mixed back in gives 2.22 and accuracy 0.988 instead of 0.999 (800 questions), three quarters 1.94 "
+        "and 0.831.",
+    )
+    guard_tokens: int = Field(8192, ge=0, description=GUARD_TOKENS)
     batches: PictureBatches = Field(default_factory=PictureBatches, description="Rows of the steps.")
     optimization: OptimizationConfig = Field(default=_OPTIMIZATION, description="Optimizer and schedule.")
+
+    @model_validator(mode="after")
+    def _bound_is_measured(self) -> FinetuneVisualConfig:
+        check_guard(self.max_forgetting, self.guard_tokens, default=0.0)
+        return self
 
 
 class EvaluateVisualConfig(Config):

@@ -13,6 +13,7 @@ from lm_core.artifact import Checkpoint, DownstreamData, PictureEncoder
 from lm_core.config import identity_of
 from lm_core.downstream.classifier import PooledClassifier
 from lm_core.downstream.encoding import Row
+from lm_core.downstream.forgetting import guard_against_forgetting
 from lm_core.errors import UserError
 from lm_core.model.build import build_model
 from lm_core.model.language_model import LanguageModel
@@ -78,6 +79,9 @@ def finetune_visual(
     model = starting_model(base, config, data.labels, encoder)
     inner = visual_decoder_of(model)
     statistics = _learn(build, config, model, inner, data, tokenizer, inner.context_length)
+    if not (config.from_random or config.blind):
+        inner.trunk.compute_dtype = model.compute_dtype
+        statistics["forgetting"] = guard_against_forgetting(inner.trunk, base, tokenizer, config)
     statistics["weights_sha256"] = save_visual(model, build.folder)
     shutil.copyfile(base.file("tokenizer.json"), build.folder / "tokenizer.json")
     training = {"config": identity_of(config), "num_steps": statistics["num_steps"]}

@@ -99,3 +99,8 @@ def load_pictures(folder: Path) -> Pictures:
 
     names = json.loads((folder / NAMES).read_text())
     return Pictures(load_file(folder / PIXELS)["pixels"], {name: place for place, name in enumerate(names)})
+
+
+def blank_png(size: int = 16) -> bytes:
+    """A white picture as the bytes of a PNG file: an example of what a visual model takes."""
+    return encode_png(np.full((3, size, size), 255, np.uint8))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +13,8 @@ import pyarrow.parquet as pq
 from data_contracts.schemas import BAD_ROWS, EXAMPLES, SPLITS
 from lm_core.downstream.prepare import item_id_of
 from lm_core.downstream.read_task import NAMED_IN_MESSAGE, TEST_SHARE, VALIDATION_SHARE
-from lm_core.downstream.rows import HUB, Row, parts_of, read_file
+from lm_core.downstream.row_checks import BadRow, check_columns
+from lm_core.downstream.rows import HUB, Row, read_split, splits_of
 from lm_core.downstream.task import Task, as_text, columns_of, fill
 from lm_core.errors import IntegrityError, UserError
 from lm_core.store import Build
@@ -28,17 +28,16 @@ def read_pictures(build: Build, config: ReadPicturesConfig) -> Mapping[str, Any]
     """Write `examples.parquet`, `bad_rows.parquet` and the pictures that the examples name in `group`.
 
     Of a task's files, one with bytes in its rows holds pictures, under the name in task.picture; texts may stand in
-    the same rows or in another file of the split.
+    the same rows or in another file of the split. A picture that a data set of the hub does not name goes by its
+    content, so that all texts about it stay in one split.
 
     Raises:
-        UserError: a column is missing, a split is empty, or the data would come from the hub.
+        UserError: a column is missing, or a split is empty.
         IntegrityError: more bad rows, or more pictures in two splits, than the task allows; it names the first.
     """
     task = config.task
-    if config.data == HUB:
-        raise UserError(f"the task {task.name} reads pictures from files; give a folder with --data")
-    reader = _Reader(task, Path(config.data), config.picture_size)
-    found = [item for split in task.files for item in reader.read(split, build)]
+    reader = _Reader(task, config.data, config.picture_size)
+    found = [item for split in reader.splits for item in reader.read(split, build)]
     reader.check_bounds()
     items = {split: [item for item in found if item["split"] == split] for split in SPLITS}
     _drop_leaks(items, reader)
@@ -113,8 +112,9 @@ def _digest_of(pixels: Pixels) -> str:
 class _Reader:
     """Reads files, and remembers what it could not read."""
 
-    def __init__(self, task: Task, data: Path, picture_size: int) -> None:
+    def __init__(self, task: Task, data: str, picture_size: int) -> None:
         self.task, self.data, self.size = task, data, picture_size
+        self.splits = splits_of(task, data)
         self.text_columns = [*columns_of(task.prompt), *columns_of(task.target), task.picture]
         self.pixels: dict[str, Pixels] = {}
         self.bad: list[dict[str, Any]] = []
@@ -124,38 +124,62 @@ class _Reader:
     def read(self, split: str, build: Build) -> list[Item]:
         """Items of a split whose picture could be decoded."""
         texts: list[tuple[str, int, Row]] = []
-        for file in parts_of(self.task.files[split]):
-            for number, row in enumerate(read_file(self.data / file)):
-                self.num_rows[split] += 1
-                build.progress(number, None, "rows")
-                if isinstance(row, str):
-                    self.note(split, file, number, "not_readable", row)
-                elif self._wanted(row):
-                    self._read_picture(split, file, number, row)
-                    if set(self.text_columns) <= set(row):
-                        texts.append((file, number, row))
+        partly: list[tuple[str, int, str]] = []
+        for file, number, row in read_split(self.task, split, self.data):
+            self.num_rows[split] += 1
+            build.progress(number, None, "rows")
+            if isinstance(row, str):
+                self.note(split, file, number, "not_readable", row)
+            elif self._wanted(row):
+                text = self._take_picture(split, file, number, row)
+                missing = [column for column in self.text_columns if column not in text]
+                if not missing:
+                    texts.append((file, number, text))
+                elif self._is_text(text):
+                    partly.append((file, number, missing[0]))
         if not texts:
             columns = ", ".join(dict.fromkeys(self.text_columns))
             raise UserError(f"task {self.task.name}: no file of {split} has the columns {columns}")
+        with_texts = {file for file, _, _ in texts}
+        for file, number, column in partly:
+            if file in with_texts:
+                self.note(split, file, number, "missing_column", f"it has no {column}")
         return [item for file, number, row in texts for item in self._item(split, file, number, row)]
 
     def _wanted(self, row: Row) -> bool:
-        wanted = all(as_text(row.get(column)) in values for column, values in self.task.keep.items())
+        asked = self.task.keep.items()
+        wanted = all(as_text(row.get(c)) in values for c, values in asked if self.data != HUB or c in row)
         self.set_aside["not wanted by keep"] += not wanted
         return wanted
 
-    def _read_picture(self, split: str, file: str, number: int, row: Row) -> None:
-        content = next((found for value in row.values() if (found := _bytes_in(value)) is not None), None)
-        if content is None:
-            return
-        name = f"{split}/{row.get(self.task.picture)}"
-        try:
-            self.pixels[name] = decode(content, self.size)
-        except BadPicture as problem:
-            self.note(split, file, number, "picture_does_not_decode", f"picture {name}: {problem}")
+    def _is_text(self, row: Row) -> bool:
+        """Whether a row lacks a text, and not because it is a picture for the texts of another file."""
+        return not any(_bytes_in(value) is not None for value in row.values())
+
+    def _take_picture(self, split: str, file: str, number: int, row: Row) -> Row:
+        """The row without its picture, which is decoded and kept by its name."""
+        content = {column: found for column, value in row.items() if (found := _bytes_in(value)) is not None}
+        rest = {column: value for column, value in row.items() if column not in content}
+        if not content:
+            return rest
+        first = next(iter(content.values()))
+        if self.data == HUB and self.task.picture not in rest:
+            rest[self.task.picture] = hashlib.sha256(first).hexdigest()[:16]
+        name = f"{split}/{rest.get(self.task.picture)}"
+        if name not in self.pixels or self.data != HUB:
+            try:
+                self.pixels[name] = decode(first, self.size)
+            except BadPicture as problem:
+                self.note(split, file, number, "picture_does_not_decode", f"picture {name}: {problem}")
+        return rest
 
     def _item(self, split: str, file: str, number: int, row: Row) -> Iterator[Item]:
         task = self.task
+        try:
+            check_columns(row, self.text_columns)
+        except BadRow as problem:
+            self.note(split, file, number, problem.reason, str(problem))
+            return
         picture = f"{split}/{row[task.picture]}"
         prompt, target = fill(task.prompt, row)[: task.max_prompt_chars], fill(task.target, row)
         target = task.label_names.get(target, target)
@@ -184,7 +208,7 @@ class _Reader:
         share = int(_digest(f"{self.task.name}\0{picture}")[:8], 16) / 0x1_0000_0000
         if file_split == "all" and share < TEST_SHARE:
             return "test"
-        if file_split in ("all", "train") and "validation" not in self.task.files and share > 1 - VALIDATION_SHARE:
+        if file_split in ("all", "train") and "validation" not in self.splits and share > 1 - VALIDATION_SHARE:
             return "validation"
         return "train" if file_split == "all" else file_split
 

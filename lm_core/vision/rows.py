@@ -77,6 +77,13 @@ def rows_about(
     return rows
 
 
+def opening_rows(prompts: Sequence[str], numbers: Sequence[int], tokenizer: TextTokenizer, room: int) -> list[Row]:
+    """Rows that ask and hold no answer: the number of the picture, the prompt, the mark before the answer."""
+    made = [[number, *prompt[: max(0, room - 2)], tokenizer.assistant]
+            for number, prompt in zip(numbers, tokenizer.encode_batch(prompts), strict=True)]  # fmt: skip
+    return [Row(tokens, [IGNORE] * len(tokens)) for tokens in made]
+
+
 def batch_of(rows: Sequence[Row], pad: int) -> Batch:
     """Rows as one batch (B, T), padded on the right to the longest."""
     longest = max(len(row.tokens) for row in rows)

@@ -189,7 +189,7 @@ def write_corpus(texts: Path, work: Path) -> None:
     nulls = pa.nulls(len(numbers), pa.string())
     documents = pa.table([columns.get(name, nulls) for name in DOCUMENTS.names], names=DOCUMENTS.names).cast(DOCUMENTS)
     path = work / "corpus" / "documents-00000.parquet"
-    pq.write_table(documents, path, compression="zstd", row_group_size=1500)
+    pq.write_table(documents, path, compression="zstd", row_group_size=750)
     pq.write_table(DECISIONS.empty_table(), work / "decisions.parquet")
 
 

@@ -1,6 +1,6 @@
 """Training of a GPT-2-small-sized model on one GPU, beside nanoGPT and nanochat: tokens per second and MFU.
 
-    python -m tests.benchmarks.gpu_training [--nanogpt DIR] [--nanochat DIR] [--muon]
+    python -m tests.benchmarks.gpu_training [--nanogpt DIR] [--nanochat DIR] [--muon] [--documents TOKENS]
     python -m tests.benchmarks.gpu_training --tiny --device cpu ...      # the same code on any machine
 
 DIR are checkouts of github.com/karpathy/nanoGPT and nanochat. All models have the same layers, width, heads, context
@@ -52,9 +52,14 @@ class Shape:
 
 
 class Ours:
-    """The preset gpu: its model, its optimizer (AdamW for comparison, Muon as shipped), blocks compiled."""
+    """The preset gpu: its model, its optimizer (AdamW for comparison, Muon as shipped), blocks compiled.
 
-    def __init__(self, shape: Shape, device: str, optimizer: str, compiled: bool) -> None:
+    Args:
+        document_tokens: attention stays within documents of so many tokens; 0: it sees the whole window.
+    """
+
+    def __init__(self, shape: Shape, device: str, optimizer: str, compiled: bool, document_tokens: int = 0) -> None:
+        self.document_tokens = document_tokens
         self.config = gpu().pretrain.optimization.model_copy(update={"optimizer": optimizer})
         self.model = build_model(shape.model, vocab_size=shape.vocab_size, context_length=shape.length, seed=0)
         self.model.to(device).train()
@@ -68,7 +73,11 @@ class Ours:
     def step(self, number: int, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
         total = torch.zeros((), device=batches[0][0].device)
         for tokens, targets in batches:
-            loss = self.model.loss_sum(tokens, targets) / (targets != IGNORE).sum() / len(batches)
+            first = None
+            if self.document_tokens:
+                position = torch.arange(tokens.shape[1], device=tokens.device)
+                first = (position - position % self.document_tokens).expand(tokens.shape)
+            loss = self.model.loss_sum(tokens, targets, beside=first) / (targets != IGNORE).sum() / len(batches)
             loss.backward()
             total += loss.detach()
         clip_gradients(self.model, self.config.gradient_clip)
@@ -151,7 +160,10 @@ def systems_of(options: argparse.Namespace, shape: Shape) -> dict[str, Any]:
     compiled = not options.eager
     systems: dict[str, Any] = {"ours": Ours(shape, options.device, "adamw", compiled)}
     if options.muon:
-        systems["ours_muon"] = Ours(shape, options.device, "muon", compiled)
+        systems["ours_muon"] = Ours(shape, options.device, "torch_muon", compiled)
+        systems["ours_muon_in_parts"] = Ours(shape, options.device, "muon", compiled)
+    if options.documents:
+        systems["ours_within_documents"] = Ours(shape, options.device, "adamw", compiled, options.documents)
     if options.nanogpt:
         systems["nanogpt"] = NanoGPT(options.nanogpt, shape, options.device, compiled)
     if options.nanochat:
@@ -200,7 +212,10 @@ def main() -> None:
     parser.add_argument("--nanogpt", type=Path)
     parser.add_argument("--nanochat", type=Path)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--muon", action="store_true", help="also ours with Muon, as the preset ships it")
+    parser.add_argument("--muon", action="store_true", help="also ours with Muon, as the preset ships it, and in parts")
+    parser.add_argument(
+        "--documents", type=int, default=0, help="also with attention within documents of so many tokens"
+    )
     parser.add_argument("--eager", action="store_true", help="compile nothing")
     parser.add_argument("--tiny", action="store_true", help="two layers and 128 tokens of context")
     parser.add_argument("--steps", type=int, default=20)

@@ -35,7 +35,7 @@ from lm_core.training.optimizer import OptimizerSet
 from lm_core.training.schedule import learning_rate_fraction
 from lm_core.training.throughput import keep_freed_memory, peak_rss_bytes
 
-VOCAB_SIZE, CONTEXT_LENGTH = 4096, 256
+CONTEXT_LENGTH = 256
 SIZES = {"1.3M": (4, 128, 2, 344), "5.9M": (6, 256, 4, 688), "15.7M": (8, 384, 6, 1024)}
 
 
@@ -98,52 +98,63 @@ def load_peer(folder: Path) -> Any:
 def systems_of(peer: Any, options: argparse.Namespace, size: str) -> dict[str, Callable[[], Any]]:
     """What makes each system of one size, ours first."""
 
+    vocab_size = options.vocab_size
+
     def ours(optimizer: str) -> Ours:
         tokens = options.batch_tokens
-        return Ours(size, VOCAB_SIZE, 1000, 0, {}, batch_tokens=tokens, micro_batch_tokens=tokens, optimizer=optimizer)
+        return Ours(size, vocab_size, 1000, 0, {}, batch_tokens=tokens, micro_batch_tokens=tokens, optimizer=optimizer)
 
     makers: dict[str, Callable[[], Any]] = {
         "ours": partial(ours, "muon"),
         "ours_adamw": partial(ours, "adamw"),
-        "nanogpt": partial(NanoGPT, peer, size, VOCAB_SIZE, 1000, 0, lr=1e-3, bf16=False),
-        "nanogpt_bf16": partial(NanoGPT, peer, size, VOCAB_SIZE, 1000, 0, lr=1e-3, bf16=True),
-        "transformers_bf16": partial(training_peers.llama, SIZES[size], VOCAB_SIZE, CONTEXT_LENGTH),
+        "nanogpt": partial(NanoGPT, peer, size, vocab_size, 1000, 0, lr=1e-3, bf16=False),
+        "nanogpt_bf16": partial(NanoGPT, peer, size, vocab_size, 1000, 0, lr=1e-3, bf16=True),
+        "transformers_bf16": partial(training_peers.llama, SIZES[size], vocab_size, CONTEXT_LENGTH),
     }
     for name in ("litgpt", "nanochat"):
         if folder := getattr(options, name):
             make = getattr(training_peers, name)
-            makers[f"{name}_bf16"] = partial(make, folder, SIZES[size], VOCAB_SIZE, CONTEXT_LENGTH)
+            makers[f"{name}_bf16"] = partial(make, folder, SIZES[size], vocab_size, CONTEXT_LENGTH)
     return {name: make for name, make in makers.items() if name in (options.systems or makers)}
 
 
-def random_batch(num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    data = torch.randint(0, VOCAB_SIZE, (num_tokens // CONTEXT_LENGTH, CONTEXT_LENGTH + 1))
+def random_batch(options: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor]:
+    num_tokens = options.batch_tokens
+    data = torch.randint(0, options.vocab_size, (num_tokens // CONTEXT_LENGTH, CONTEXT_LENGTH + 1))
     return data[:, :-1].contiguous(), data[:, 1:].contiguous()
 
 
+def ratios(rates: dict[str, float]) -> dict[str, dict[str, float]]:
+    """How many times faster each of ours is than each of the others."""
+    return {
+        ours: {peer: round(rates[ours] / rate, 2) for peer, rate in rates.items() if "ours" not in peer}
+        for ours in rates
+        if "ours" in ours
+    }
+
+
 def throughput(peer: Any, options: argparse.Namespace) -> dict[str, Any]:
-    """Best tokens per second of each, their steps in turns."""
-    tokens, targets = random_batch(options.batch_tokens)
+    """Best tokens per second of each, their steps in turns; on a machine that is not quiet processor time says more."""
+    tokens, targets = random_batch(options)
     result: dict[str, Any] = {}
     for size in options.sizes:
         systems = {name: make() for name, make in systems_of(peer, options, size).items()}
         times: dict[str, list[float]] = {name: [] for name in systems}
+        used: dict[str, list[float]] = {name: [] for name in systems}
         for turn in range(options.turns + 1):
             for name, system in systems.items():
-                started = time.perf_counter()
+                started, before = time.perf_counter(), time.process_time()
                 system.step(turn, tokens, targets)
                 if turn:
                     times[name].append(time.perf_counter() - started)
+                    used[name].append(time.process_time() - before)
         rates = {name: tokens.numel() / min(values) for name, values in times.items()}
         medians = {name: tokens.numel() / statistics.median(values) for name, values in times.items()}
         result[size] = {
             "tokens_per_second": {name: round(rate) for name, rate in rates.items()},
             "median": {name: round(rate) for name, rate in medians.items()},
-            "ratios": {
-                name: {peer: round(rate / other, 2) for peer, other in rates.items() if "ours" not in peer}
-                for name, rate in rates.items()
-                if "ours" in name
-            },
+            "ratios": ratios(rates),
+            "processor_ratios": ratios({name: 1 / min(values) for name, values in used.items()}),
         }
         print(size, result[size], flush=True)
     return result
@@ -175,7 +186,7 @@ def _peak_of(sender: Any, options: argparse.Namespace, size: str, name: str) -> 
     if name != "nothing":
         system = systems_of(load_peer(options.nanogpt), options, size)[name]()
         for step in range(3):
-            system.step(step, *random_batch(options.batch_tokens))
+            system.step(step, *random_batch(options))
     sender.send(peak_rss_bytes())
 
 
@@ -190,12 +201,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--vocab-size", type=int, default=4096)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()
     peer = load_peer(options.nanogpt)
     result = {"throughput": throughput, "memory": memory}[options.what](peer, options)
-    print(json.dumps({"benchmark": options.what, "threads": options.threads, **result}))
+    print(
+        json.dumps({"benchmark": options.what, "threads": options.threads, "vocab_size": options.vocab_size, **result})
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Files that are read elsewhere yield the corpus that they yield when they are read here."""
+"""What is read elsewhere yields the corpus that it yields when it is read here, from every kind of source."""
 
 import pickle
 from dataclasses import replace
@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from lm_core.corpus.collect import collect
-from lm_core.corpus.config import CollectConfig, LocalFiles
+from lm_core.corpus.config import CollectConfig, HubDataset, InstalledPackages, LocalFiles, WebPages
 from tests.corpus.builds import new_build, rows
+from tests.corpus.test_sources_web import Site, page
 
 
 @pytest.fixture
@@ -47,3 +48,26 @@ def test_files_are_read_elsewhere_once_and_the_corpus_is_the_same(tmp_path, fold
         assert not list(build.work.glob("*.part"))
     assert found["there"] == expected
     assert len(done) == (7 if reuse else 14)
+
+
+def test_pages_packages_and_data_sets_are_read_elsewhere(tmp_path, folder):
+    site = Site()
+    site.pages = {path: (200, {}, page(path)) for path in ("/a", "/b")}
+    web = WebPages(
+        urls=(f"{site.root}/a", f"{site.root}/b"), allow_http=True, allow_private_addresses=True, delay_seconds=0
+    )
+    table = HubDataset(name="json", data_files=str(folder / "table.jsonl"))
+    (folder / "table.jsonl").write_text('{"text": "a row of a table, long enough to be kept"}\n')
+    packages = InstalledPackages(packages=("packaging",), include_standard_library=False)
+    config = CollectConfig(sources=(web, table, packages))
+    here = new_build(tmp_path, "here", workspace=tmp_path / "one")
+    expected = collect(here, config)
+    done: list = []
+    build = replace(new_build(tmp_path, "there", workspace=tmp_path / "two"), mapper=elsewhere(done))
+    try:
+        assert collect(build, config) == expected
+    finally:
+        site.server.shutdown()
+        site.server.server_close()
+    assert rows(build.folder, "documents-00000.parquet") == rows(here.folder, "documents-00000.parquet")
+    assert len(done) == 4  # two pages, a data set, a package

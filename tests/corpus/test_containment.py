@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 
 from lm_core.corpus.config import DeduplicateConfig
-from lm_core.corpus.dedup.containment import Samples, proposed_pairs
+from lm_core.corpus.dedup.containment import Samples, proposals
 from lm_core.corpus.dedup.search import find_duplicates
+from lm_core.corpus.dedup.sketch import sketch
 from lm_core.corpus.dedup.texts import TextsInMemory
 from lm_core.corpus.deduplicate import deduplicate
 from tests.corpus.builds import corpus_of, new_build, nothing_dropped, rows
@@ -127,19 +128,18 @@ def test_a_form_that_hundreds_share_proposes_nothing():
     form = np.arange(40, dtype=np.uint64) << np.uint64(8)
     for owners, expected in ((100, 99), (200, 0)):
         values, members = np.repeat(form, owners), np.tile(np.arange(owners), len(form))
-        pairs = proposed_pairs(Samples(values, members), np.arange(owners), 0.9)
-        assert len(np.unique(pairs[:, 0])) == expected
+        found = proposals(Samples(values, members), np.arange(owners), 0.9)
+        assert len(np.unique(found.pairs[:, 0])) == expected
 
 
-def test_merged_samples_are_those_of_one_pass():
-    generator = np.random.default_rng(0)
-    parts = []
-    for part in range(3):
-        values = generator.integers(0, 50, 40).astype(np.uint64)
-        members = generator.integers(0, 20, 40) * 3 + part
-        parts.append(Samples(values, members))
-    at_once = Samples.empty().with_others(parts)
-    step_by_step = Samples.empty().with_others(parts[2:]).with_others(parts[:1]).with_others(parts[1:2])
-    assert at_once.values.tolist() == step_by_step.values.tolist() == sorted(at_once.values.tolist())
-    pairs = [sorted(zip(s.values.tolist(), s.rows.tolist(), strict=True)) for s in (at_once, step_by_step)]
-    assert pairs[0] == pairs[1]
+def test_samples_of_a_long_text_are_its_distinct_shingles_that_end_in_zeros():
+    generator = random.Random(4)
+    texts = [" ".join(generator.choices([f"w{n}" for n in range(9000)], k=30_000)) for _ in range(3)]
+    texts[1] += " " + texts[1]
+    array = pa.array(texts, pa.large_string())
+    found = sketch(array, shingle_tokens=5, num_bands=2, band_rows=2, min_sampled_shingles=100, most_kept=1 << 40)
+    begins = np.cumsum([0, *found.num_kept])
+    expected = [np.unique(own[own & np.uint64(15) == 0]) for own in np.split(found.shingles, begins[1:-1])]
+    assert found.num_samples.tolist() == [len(own) for own in expected]
+    assert found.num_samples.min() > 512  # sorted by radix
+    assert found.samples.tolist() == np.concatenate(expected).tolist()

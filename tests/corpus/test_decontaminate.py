@@ -10,7 +10,7 @@ from data_contracts.schemas import HELD_OUT_TEXTS
 from lm_core.artifact import HeldOut
 from lm_core.corpus.config import DecontaminateConfig
 from lm_core.corpus.decontaminate import decontaminate
-from lm_core.corpus.split_overlaps import split_overlaps
+from lm_core.corpus.split_overlaps import num_near_overlaps, split_overlaps
 from lm_core.store import Build
 from tests.corpus.tiny_ledger import document, example, tables, write
 
@@ -59,9 +59,18 @@ def test_up_to_the_bound_every_document_that_holds_an_example_goes(tmp_path):
     assert found == set(texts)
 
 
+def test_an_item_of_a_declared_task_is_no_form_however_many_have_read_it(tmp_path):
+    texts = {f"page {number}": f"Page {number} says: {QUOTE} It is number {number}." for number in range(5)}
+    item = {"item_id": "0" * 32, "text": QUOTE}
+    found, statistics = dropped(tmp_path, texts, DecontaminateConfig(max_documents_per_item=4), item)
+    assert found == set(texts)
+    assert statistics["items_ignored_as_forms"] == 0
+
+
 PASSAGE = " ".join(f"sentence{n} of an article about rivers" for n in range(20))
 SHORT = "a text that is too short to be evidence by itself, for anybody may have written it"
 CHINESE = "这是一个关于中国历史的问题，答案在这段话里面。"
+QUOTE = "It’s what we’d call a river that doesn’t end—or one that hasn’t begun, as they’ve said since it’s been found."
 PAIR = "List all open files of a process by its number.\nlsof -p number of the process"
 
 
@@ -75,8 +84,10 @@ PAIR = "List all open files of a process by its number.\nlsof -p number of the p
         ({"text": f"Give the command: {PAIR}"}, f"# lsof\n\n- {PAIR}", True),
         ({"text": "one short item"}, "here is one short item", False),
         ({"text": CHINESE}, f"前文。{CHINESE}后文。", True),
+        ({"text": QUOTE}, QUOTE.replace("’", "&#8217;").replace("—", "&mdash;"), True),
     ],
-    ids=["passage", "a third of it", "short text", "pair", "pair after other words", "too short", "Chinese"],
+    ids=["passage", "a third of it", "short text", "pair", "pair after other words", "too short", "Chinese",
+         "references"],
 )  # fmt: skip
 def test_what_gives_an_item_away(tmp_path, item, text, goes):
     found, _ = dropped(tmp_path, {"page": text}, DecontaminateConfig(), {"item_id": "0" * 32} | item)
@@ -109,8 +120,18 @@ def test_overlaps_between_splits_are_found():
     ]  # fmt: skip
     table = pa.Table.from_pylist([dict(zip(("item_id", "split", "text"), item, strict=True)) for item in items])
     found = split_overlaps(table).to_pylist()
-    assert [(row["item_id"], row["held_out_id"]) for row in found] == [("a", "b"), ("c", "d"), ("c", "e"), ("g", "b")]
-    assert [row["jaccard"] == 1 for row in found] == [True, False, False, True]
+    assert [(row["item_id"], row["held_out_id"]) for row in found] == [("a", "b"), ("c", "d"), ("g", "b")]
+    assert [row["jaccard"] == 1 for row in found] == [True, False, True]
+
+
+def test_what_a_task_says_around_its_texts_is_no_overlap():
+    asked = "What does the writer of this comment think of it, good or bad? {0} Answer in one word:"
+    texts = {
+        "train": ["a fine film", "the worst hour of my life by far"],
+        "test": ["a poor film", "the worst hour of my life by"],
+    }
+    items = {split: [(f"{split}-{text}", asked.format(text)) for text in own] for split, own in texts.items()}
+    assert num_near_overlaps(items) == {"train": 1}
 
 
 def texts_of(row: dict) -> str:

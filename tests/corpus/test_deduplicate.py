@@ -10,13 +10,16 @@ import pytest
 
 from lm_core.corpus.config import DeduplicateConfig
 from lm_core.corpus.dedup import search as module
+from lm_core.corpus.dedup import sketching
+from lm_core.corpus.dedup.clusters import SPLITS, TRAIN, clusters_of, splits_of
 from lm_core.corpus.dedup.greedy import Bounds
 from lm_core.corpus.dedup.index import identities
-from lm_core.corpus.dedup.search import Means, find_duplicates
+from lm_core.corpus.dedup.means import Means
+from lm_core.corpus.dedup.search import find_duplicates
 from lm_core.corpus.dedup.shingles import shingle_sets
 from lm_core.corpus.dedup.texts import TextsInMemory
-from lm_core.corpus.deduplicate import check_canaries, clusters_of, deduplicate, splits_of
-from lm_core.errors import IntegrityError
+from lm_core.corpus.deduplicate import check_canaries, deduplicate
+from lm_core.errors import IntegrityError, UserError
 from tests.corpus.builds import corpus_of, digest, new_build, nothing_dropped, rows, sample_documents
 from tests.corpus.tiny_ledger import document, hex_id
 
@@ -127,7 +130,8 @@ def test_chinese_copies_are_found_character_by_character():
 def test_what_does_not_fit_into_memory_lies_in_files(tmp_path):
     texts = planted(0)
     found = search(texts, means=Means(num_threads=2, folder=tmp_path, memory_bytes=8))
-    assert {path.name for path in tmp_path.iterdir()} == {"keys.array", "shingles.array"}
+    names = {path.stem for path in tmp_path.iterdir()}
+    assert names == {"keys", "shingles", "keys-compared", "groups", "links"}
     assert dropped_by(found) == dropped_by(search(texts))
 
 
@@ -167,6 +171,8 @@ def test_a_preferred_source_keeps_its_copy(tmp_path):
     assert [row["doc_id"] for row in rows(folder)] == [own["doc_id"]]
     folder, _ = run(tmp_path / "b", [own, longer], DeduplicateConfig(prefer_sources=("own",)))
     assert [row["doc_id"] for row in rows(folder)] == [longer["doc_id"]]
+    with pytest.raises(UserError, match=r"prefer_sources names owl.*did you mean own"):
+        run(tmp_path / "c", [own, longer], DeduplicateConfig(prefer_sources=("own", "owl")))
 
 
 def test_a_source_that_would_be_wiped_out_stops_the_run(tmp_path):
@@ -202,15 +208,15 @@ def test_similar_documents_share_a_split_and_others_never_move():
     clusters = clusters_of(names, related)
     assert all(clusters[a] == clusters[b] == min(a, b, key=lambda row: tuple(names[row])) for a, b in related)
     splits = splits_of(names[clusters], CONFIG)
-    assert set(splits) == {"train", "validation", "test"}
+    assert set(splits.tolist()) == set(range(len(SPLITS)))
     fewer = splits_of(names[clusters_of(names[:100], related[:50])], CONFIG)
     assert fewer.tolist() == splits[:100].tolist()
 
 
 def test_a_tiny_corpus_has_something_to_train_on():
     names = identities(pa.array([f"{n:032x}" for n in range(1000)]))
-    held_out = np.flatnonzero(splits_of(names, CONFIG) != "train")[:1]
-    assert splits_of(names[held_out], CONFIG).tolist() == ["train"]
+    held_out = np.flatnonzero(splits_of(names, CONFIG) != TRAIN)[:1]
+    assert splits_of(names[held_out], CONFIG).tolist() == [TRAIN]
 
 
 def test_a_corpus_of_a_few_documents_has_all_three_splits():
@@ -218,7 +224,7 @@ def test_a_corpus_of_a_few_documents_has_all_three_splits():
     for count in range(2, 12):
         names = generator.integers(0, 2**63, (count, 2), dtype=np.uint64)
         splits = splits_of(names, CONFIG)
-        assert "train" in splits
+        assert TRAIN in splits
         assert len(set(splits.tolist())) == min(count, 3)
         order = generator.permutation(count)
         assert splits_of(names[order], CONFIG).tolist() == splits[order].tolist()
@@ -227,7 +233,7 @@ def test_a_corpus_of_a_few_documents_has_all_three_splits():
 def test_held_out_splits_have_their_share():
     names = identities(pa.array([hex_id(str(n)) for n in range(4000)]))
     share = np.unique(splits_of(names, CONFIG), return_counts=True)[1] / len(names)
-    assert np.allclose(share, [0.05, 0.9, 0.05], atol=0.015)
+    assert np.allclose(share, [0.9, 0.05, 0.05], atol=0.015)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -239,7 +245,7 @@ def test_an_incremental_run_equals_a_full_one_and_reads_little(tmp_path, monkeyp
     del before[:3]  # some documents came, some are gone
     run(tmp_path / "earlier", before, workspace=tmp_path / "workspace")
     shingled = []
-    monkeypatch.setattr(module, "shingle_sets", lambda *args: shingled.append(len(args[-1])) or shingle_sets(*args))
+    monkeypatch.setattr(sketching, "shingle_sets", lambda *args: shingled.append(len(args[-1])) or shingle_sets(*args))
     again, _ = run(tmp_path / "later", documents, workspace=tmp_path / "workspace")
     assert sum(shingled) < len(documents) / 2
     full, _ = run(tmp_path / "full", documents)
@@ -250,12 +256,25 @@ def test_an_incremental_run_equals_a_full_one_and_reads_little(tmp_path, monkeyp
 def test_a_damaged_index_is_rebuilt(tmp_path):
     documents = sample_documents()
     full, _ = run(tmp_path / "a", documents, workspace=tmp_path / "workspace")
-    for path in (tmp_path / "workspace" / "cache" / "band-index").rglob("keys.npy"):
+    for path in (tmp_path / "workspace" / "cache" / "band-index").rglob("keys.bin"):
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(content)
     again, _ = run(tmp_path / "b", documents, workspace=tmp_path / "workspace")
     assert (again / "decisions.parquet").read_bytes() == (full / "decisions.parquet").read_bytes()
+
+
+def test_damaged_shingles_are_read_from_the_text_instead(tmp_path):
+    words = [" ".join(f"w{n * k * k % 4001}" for k in range(120)) for n in range(1, 61)]
+    documents = [document(f"key-{n}", text) for n, text in enumerate(words)]
+    copies = [document(f"copy-{n}", f"{text} changed") for n, text in enumerate(words[:3])]
+    run(tmp_path / "a", documents, workspace=tmp_path / "workspace")
+    (path,) = (tmp_path / "workspace" / "cache" / "band-index").rglob("shingles.bin")
+    path.write_bytes(bytes(255 - byte for byte in path.read_bytes()))
+    again, statistics = run(tmp_path / "b", documents + copies, workspace=tmp_path / "workspace")
+    assert statistics["near_duplicates"] == len(copies)
+    full, _ = run(tmp_path / "c", documents + copies, workspace=tmp_path / "other")
+    assert (again / "edges.parquet").read_bytes() == (full / "edges.parquet").read_bytes()
 
 
 def test_an_empty_corpus_is_no_error(tmp_path):

@@ -160,7 +160,7 @@ def test_what_was_read_before_is_not_read_again_and_changes_nothing(tmp_path, mo
     third = run("third", documents, "kept")
     assert sum(read) == 2
     assert third == run("full", documents, "another")
-    for path in (tmp_path / "kept" / "cache" / "passages").rglob("units.bin"):
+    for path in (tmp_path / "kept" / "cache" / "passages").rglob("hashes.bin"):
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(content)

@@ -42,6 +42,12 @@ def test_the_quick_pass_misses_nothing():
     assert quick == [(n, found) for n, line in enumerate(lines) for found in find_personal(line, PLACEHOLDERS)]
 
 
+def test_places_in_a_long_text_count_characters_and_not_bytes():
+    text = "".join(f"{'жук ' * 300}anna{number}@posteo.de " for number in range(40))
+    found = [place for _, place in find_in_texts(pa.array([text], pa.large_string()), PLACEHOLDERS)]
+    assert [text[p.start : p.start + p.length] for p in found] == [f"anna{n}@posteo.de" for n in range(40)]
+
+
 def test_placeholders_stand_in_the_place_of_what_was_found():
     text = "mail anna@posteo.de, then 81.2.69.160 é"
     assert redacted(text, find_personal(text, PLACEHOLDERS)) == "mail [EMAIL], then [IP_ADDRESS] é"

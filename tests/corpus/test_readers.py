@@ -32,7 +32,7 @@ def read(root, name, content):
         ("empty.txt", b"", [], ["empty"]),
         ("utf16.txt", "Grüße".encode("utf-16"), ["Grüße"], []),
         ("windows.txt", b"\xef\xbb\xbfone  \r\ntwo\x00\r\n", ["one\ntwo"], []),
-        ("cut.txt.gz", gzip.compress(b"text " * 9000)[:60], [], ["unreadable_file"]),
+        ("cut.txt.gz", gzip.compress(b"text " * 9000, mtime=0)[:60], [], ["unreadable_file"]),
         ("fake.txt.gz", b"not packed at all", [], ["unreadable_file"]),
         ("rows.jsonl", b'{"text": "one"}\n[1, 2]\n{"text": \n\n{"text": "two"}\n', ["one", "two"], ["bad_line"] * 2),
         ("latin.jsonl", b'{"text": "caf\xe9"}\n{"text": "two"}\n', ["café", "two"], []),
@@ -61,6 +61,12 @@ def test_a_missing_source_is_said_in_one_line(source, message):
     with pytest.raises(UserError, match=message) as raised:
         check_sources(CollectConfig(sources=(source,)))
     assert "\n" not in str(raised.value)
+
+
+def test_a_package_that_is_not_there_is_no_smaller_corpus(tmp_path):
+    source = InstalledPackages(packages=("numpy", "no-such-package"), include_standard_library=False)
+    with pytest.raises(UserError, match="no-such-package"):
+        collect(new_build(tmp_path, "out"), CollectConfig(sources=(source,)))
 
 
 def test_sources_that_are_there_pass(tmp_path):

@@ -136,3 +136,10 @@ def test_signals_are_those_of_plain_sql(seed):
     for column, name in enumerate(OWN_SIGNALS):
         wrong = np.flatnonzero(~np.isclose(found[:, column], expected[:, column]))
         assert not len(wrong), (name, texts[wrong[0]], found[wrong[0], column], expected[wrong[0], column])
+
+
+@pytest.mark.parametrize("settings", [{"languages": ("english",)}, {"bounds_by_language": {"deutsch": {}}}])
+def test_a_language_that_no_text_is_found_to_be_in_is_refused(settings):
+    with pytest.raises(ValueError, match="is no language"):
+        CleanConfig(**settings)
+    CleanConfig(languages=("en", "zh", "und"))

@@ -1,6 +1,7 @@
 """Books, files on other file systems, and reading again only what has changed."""
 
 import base64
+import gzip
 import hashlib
 import json
 import subprocess
@@ -8,19 +9,24 @@ import sys
 import zipfile
 import zlib
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from lm_core.corpus.collect import collect, source_digests
-from lm_core.corpus.config import CollectConfig, HubDataset, InstalledPackages, LocalFiles
+from lm_core.artifact import Corpus
+from lm_core.corpus.collect import check_sources, collect, source_digests
+from lm_core.corpus.config import CollectConfig, DeduplicateConfig, HubDataset, InstalledPackages, LocalFiles
+from lm_core.corpus.deduplicate import deduplicate
 from lm_core.corpus.sources.gutenberg import without_licence
 from lm_core.errors import MachineError, UserError
 from lm_core.stages import COLLECT
-from tests.corpus.builds import digest, new_build, rows
+from tests.corpus.builds import digest, new_build, nothing_dropped, rows
 
 CONTAINER = '<container><rootfiles><rootfile full-path="OPS/book.opf"/></rootfiles></container>'
 PACKAGE = """<package xmlns="http://www.idpf.org/2007/opf" xmlns:dc="http://purl.org/dc/elements/1.1/">
@@ -231,7 +237,25 @@ def test_a_damaged_pack_is_read_anew(tmp_path):
     assert again[2]["num_parts_read"] == 1
 
 
-COLLECT_BY_VERSION = {3: "65ba3e602dd01ee7"}
+def test_a_chapter_in_markup_is_found_in_its_book(tmp_path):
+    lines = [" ".join(f"word{(chapter * 89 + n * n) % 997}" for n in range(90)) for chapter in range(6)]
+    chapter = f"{XHTML}<head><title>Two</title></head><body>" + "".join(f"<p>{line}</p>" for line in lines[2:4])
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "book.txt").write_text("\n\n".join(lines))
+    (folder / "chapters.jsonl").write_text(json.dumps({"id": "two", "text": chapter + "</body></html>"}) + "\n")
+    build = new_build(tmp_path, "out")
+    statistics = collect(build, CollectConfig(sources=(LocalFiles(path=str(folder)),)))
+    assert statistics["mended"] == {"markup_of_a_page": 1}
+    page = next(row for row in rows(build.folder, "documents-00000.parquet") if row["key"] == "chapters.jsonl#two")
+    assert page["title"] == "Two"
+    assert page["text"].split() == " ".join(lines[2:4]).split()
+    corpus, copies = Corpus(build.folder, "collect", "f", "d"), new_build(tmp_path, "copies")
+    deduplicate(copies, DeduplicateConfig(), corpus=corpus, cleaning=nothing_dropped(tmp_path))
+    assert [(row["doc_id"], row["reason"]) for row in rows(copies.folder)] == [(page["doc_id"], "containment")]
+
+
+COLLECT_BY_VERSION = {5: "0299f2d8d67a890f"}
 
 
 def test_what_collect_finds_is_pinned_by_its_version(tmp_path):
@@ -242,6 +266,7 @@ def test_what_collect_finds_is_pinned_by_its_version(tmp_path):
     (folder / "b.csv").write_bytes(b'id,text\n1,"open\n2,caf\xe9\n')
     (folder / "c.jsonl").write_bytes(b'{"text": "one", "url": "https://a.org", "license": "MIT"}\n[]\n')
     (folder / "d.html").write_bytes(b"<title>t</title><p>A paragraph of a page.</p>")
+    (folder / "e.jsonl").write_text(json.dumps({"text": CHAPTER.format("three")}))
     build = new_build(tmp_path, "out")
     collect(build, CollectConfig(sources=(LocalFiles(path=str(folder)),)))
     found = digest(build.folder, "documents-00000.parquet", "rejected.parquet")
@@ -250,13 +275,78 @@ def test_what_collect_finds_is_pinned_by_its_version(tmp_path):
     )
 
 
-@pytest.mark.slow
-def test_rows_through_the_loader_of_hugging_face(tmp_path):
-    (tmp_path / "rows.json").write_text('{"text": "one"}\n{"text": null}\n')
-    source = HubDataset(name="json", data_files=str(tmp_path / "rows.json"))
-    documents, rejected, _ = read(tmp_path, source)
-    assert [row["text"] for row in documents] == ["one"]
-    assert list(rejected.values()) == ["no_text"]
+def hub_files(root):
+    """Files for the local builders: a cut one, broken rows, an array, lines."""
+    content = "".join(json.dumps({"text": f"row {n} {n * 7919}"}) + "\n" for n in range(3000)).encode()
+    files = {
+        "cut.jsonl.gz": gzip.compress(content)[:9000],
+        "mixed.jsonl": b'{"text": "one"}\n[1, 2]\n{"text": null}\nno JSON\n{"text": "three"}\n',
+        "array.json": b'[{"text": "four"}, 5]',
+        "sub/mixed.jsonl": b'{"text": "six"}\n',
+        "lines.dat": b'{"text": "seven"}\n{"text": "eight"}\n',
+        "one.json": b'{\n "text": "nine"\n}\n',
+    }
+    for name, packed in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(packed)
+
+
+def test_a_broken_row_of_a_local_builder_costs_itself(tmp_path):
+    hub_files(tmp_path / "in")
+    source = HubDataset(name="json", data_files=str(tmp_path / "in/**"))
+    documents, rejected, statistics = read(tmp_path, source)
+    texts = {row["key"]: row["text"] for row in documents if not row["key"].startswith("cut")}
+    assert texts == {
+        "mixed.jsonl#1": "one", "mixed.jsonl#5": "three", "array.json#1": "four", "sub/mixed.jsonl#1": "six",
+        "lines.dat#1": "seven", "lines.dat#2": "eight", "one.json#1": "nine",
+    }  # fmt: skip
+    assert len(documents) > 200 + len(texts), "what stands before the cut is read"
+    assert rejected == {
+        "cut.jsonl.gz": "unreadable_rows", "mixed.jsonl#2": "bad_line", "mixed.jsonl#3": "no_text",
+        "mixed.jsonl#4": "bad_line", "array.json#2": "bad_line",
+    }  # fmt: skip
+    assert read(tmp_path, source, name="again")[2]["num_parts_reused"] == statistics["num_parts_read"] == 6
+    few = HubDataset(name="json", data_files=str(tmp_path / "in/**"), max_documents=2)
+    assert len(read(tmp_path, few, name="few")[0]) == 2
+
+
+def test_local_builders_of_tables_and_lines(tmp_path):
+    (tmp_path / "a.csv").write_text("id,text\n007,NA\n8,one, cut\n9,two\n")
+    (tmp_path / "b.txt").write_bytes("Grüße\n\nlast".encode("utf-16"))
+    pq.write_table(pa.table({"text": ["three", None]}), tmp_path / "c.parquet")
+    sources = [HubDataset(name=name, data_files=str(tmp_path / file))
+               for name, file in (("csv", "a.csv"), ("text", "b.txt"), ("parquet", "c.parquet"))]  # fmt: skip
+    documents, rejected, _ = read(tmp_path, *sources)
+    assert {row["key"]: row["text"] for row in documents} == {
+        "a.csv#007": "NA", "a.csv#9": "two", "b.txt#1": "Grüße", "b.txt#3": "last", "c.parquet#1": "three",
+    }  # fmt: skip
+    assert rejected == {"a.csv#line3": "bad_rows", "b.txt#2": "empty", "c.parquet#2": "no_text"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [({"split": "test"}, "split=test"), ({"subset": "x"}, "subset=x"), ({"revision": "v1"}, "revision=v1"),
+     ({"name": "text", "text_column": "x"}, "text_column")],
+)  # fmt: skip
+def test_what_only_the_hub_has_is_refused_for_local_files(tmp_path, fields, words):
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}')
+    source = HubDataset(**({"name": "json", "data_files": str(tmp_path / "a.jsonl")} | fields))
+    config = CollectConfig(sources=(source,))
+    for look in (check_sources, partial(source_digests, runtime=new_build(tmp_path, "out").runtime)):
+        with pytest.raises(UserError, match=f"{words}.* has no effect"):
+            look(config)
+
+
+def test_a_json_file_of_lines_is_read_line_by_line(tmp_path):
+    names = {"lines.json": b'{"text": "one"}\n[]\n{"text": "two"}\n', "one.json": b'{"text": "three"}\n',
+             "wide.json": '{"text": "four"}\n'.encode("utf-16"), "deep.json": b"[" * 99_999 + b"\n{}",
+             "pretty.json": b'[\n{"text": "five"}\n]'}  # fmt: skip
+    (tmp_path / "in").mkdir()
+    for name, content in names.items():
+        (tmp_path / "in" / name).write_bytes(content)
+    documents, rejected, _ = read(tmp_path, LocalFiles(path=str(tmp_path / "in")))
+    assert sorted(row["text"] for row in documents) == ["five", "four", "one", "three", "two"]
+    assert rejected == {"lines.json#2": "bad_line", "deep.json": "unreadable_file"}
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ import zstandard
 
 from lm_core.corpus.collect import collect
 from lm_core.corpus.config import CollectConfig, LocalFiles, WebPages, source_of
+from lm_core.corpus.sources.lines import lines_of
 from lm_core.corpus.sources.local_files import find_files
 from tests.corpus.builds import new_build, rows
 
@@ -233,11 +234,58 @@ def test_one_endless_line_costs_itself(tmp_path):
     assert peak < len(content) + len(csv_content) + 8_000_000  # what the test itself holds
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("suffix", ["", *PACKERS])
+def test_a_line_of_many_times_the_limit_is_one_rejected_row(tmp_path, encoding, suffix):
+    """Of a limit beyond what is skipped at once: the rest of the line must not be taken for lines."""
+    limit = 1_500_000
+    head = json.dumps({"text": "before"}) + "\n"
+    tail = '\n{"text": "after"}\n[]\n'
+    content = (head + "x" * (4 * limit + 7) + json.dumps({"text": "within"}) + tail).encode(encoding)
+    packed = PACKERS[suffix](content) if suffix else content
+    texts, rejected, _ = read(tmp_path, {f"a.jsonl{suffix}": packed}, max_document_bytes=limit)
+    assert texts == ["before", "after"]
+    last = len(content) - len("[]\n".encode(encoding.replace("16", "16-le")))
+    assert rejected == [
+        (f"a.jsonl{suffix}#2", "bad_line", f"line 2 at byte {len(head.encode(encoding))}: longer than {limit} bytes"),
+        (f"a.jsonl{suffix}#4", "bad_line", f"line 4 at byte {last}: not an object but list"),
+    ]
+
+
+def test_a_long_line_is_skipped_in_bounded_memory(tmp_path):
+    limit, path = 2_000_000, tmp_path / "a.jsonl"
+    with open(path, "wb") as stream:
+        for _ in range(60):
+            stream.write(b"x" * 1_000_000)
+        stream.write(b'\n{"text": "after"}\n')
+    with open(path, "rb") as stream:
+        lines, _ = lines_of(stream, limit)
+        tracemalloc.start()
+        found = [(number, offset, len(line)) for number, offset, line in lines]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert found == [(1, 0, limit + 1), (2, 60_000_001, 18)]
+    assert peak < 4 * limit
+
+
+def write_half_a_gigabyte(path):
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({"text": ["word " * 100_000_000, "a small text"]}), path)
+        return
+    with (gzip.open if path.suffix == ".gz" else open)(path, "wb") as stream:
+        stream.write(b'{"text": "' if path.suffix == ".jsonl" else b"text\n" if "sv" in path.name else b"WARC/1.0\r\n")
+        for _ in range(500):
+            stream.write(b"word " * 200_000)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "name",
-    ["a.jsonl", "a.csv", "a.txt", "a.html", "a.warc", "a.epub", "a.tsv", "a.json", "a.rss", "a.arc", "a.jsonl.gz"],
-)
+    [
+        "a.jsonl", "a.csv", "a.txt", "a.html", "a.warc", "a.epub", "a.tsv", "a.json", "a.rss", "a.arc", "a.jsonl.gz",
+        "a.parquet",
+    ],
+)  # fmt: skip
 def test_half_a_gigabyte_in_one_line(tmp_path, name):
     import subprocess
     import sys
@@ -245,10 +293,7 @@ def test_half_a_gigabyte_in_one_line(tmp_path, name):
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "good.txt").write_text("good")
-    with (gzip.open if name.endswith("gz") else open)(folder / name, "wb") as stream:
-        stream.write(b'{"text": "' if name.endswith("jsonl") else b"text\n" if "sv" in name else b"WARC/1.0\r\n")
-        for _ in range(500):
-            stream.write(b"word " * 200_000)
+    write_half_a_gigabyte(folder / name)
     code = (
         "import resource, sys; from pathlib import Path; from lm_core.corpus.collect import collect\n"
         "from lm_core.corpus.config import *; from tests.corpus.builds import new_build\n"
@@ -299,6 +344,52 @@ def test_parquet_of_bytes_and_of_rows_beyond_the_limit(tmp_path):
         ("bytes.parquet#2", "binary"),
         ("long.parquet#1-", "too_long"),
     ]
+
+
+def packed_table(values, **options):
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": values}), sink, **options)
+    return sink.getvalue()
+
+
+def test_one_long_cell_of_a_table_costs_itself(tmp_path):
+    values = [f"a small text, number {n}" for n in range(300)]
+    table = packed_table([*values[:100], "x" * (2 * LIMIT), *values[100:]])
+    texts, rejected, _ = read(tmp_path, {"a.parquet": table}, max_document_bytes=LIMIT)
+    assert sorted(texts) == sorted(values)
+    assert rejected == [("a.parquet#101", "too_long", f"row 101: more than {LIMIT} bytes")]
+
+
+def test_a_page_that_would_fill_the_memory_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr("lm_core.corpus.sources.parquet._MAX_PAGE_BYTES", LIMIT)
+    values = [f"a small text, number {n}" for n in range(4000)]
+    values[1500] = "x" * (2 * LIMIT)
+    table = packed_table(values, row_group_size=1000, use_dictionary=False)
+    texts, rejected, _ = read(tmp_path, {"a.parquet": table}, max_document_bytes=50 * LIMIT)
+    assert len(texts) == 3000
+    assert [(key, reason) for key, reason, _ in rejected] == [("a.parquet#1001-", "too_long")]
+    assert rejected[0][2].startswith("rows 1001 to 2000: a page of ")
+
+
+def test_a_dictionary_is_not_unfolded_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("lm_core.corpus.sources.parquet._EXPANDED_BYTES", 10 * LIMIT)
+    table = packed_table(["x" * LIMIT] * 50)
+    assert len(table) < LIMIT
+    asked = []
+    whole = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *a, **k: asked.append(a[1]) or whole(*a, **k))
+    texts, _, _ = read(tmp_path, {"a.parquet": table})
+    assert len(texts) == 50
+    assert 0 < asked[0] < 10
+
+
+def test_page_headers_that_are_none(tmp_path):
+    table = bytearray(packed_table([f"text {n} " * 50 for n in range(900)], compression="none"))
+    for place, broken in ((4, b"\xff" * 40), (4, b"\x15\x00\x15\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff")):
+        damaged = bytes(table[:place]) + broken + bytes(table[place + len(broken) :])
+        (tmp_path / str(len(broken))).mkdir()
+        _, rejected, _ = read(tmp_path / str(len(broken)), {"a.parquet": damaged})
+        assert reasons(rejected) == ["unreadable_file"]
 
 
 def test_a_source_says_what_it_is():

@@ -1,11 +1,20 @@
 """Web archives, pages, feeds and sitemaps: from a real server on this machine, and from damaged archives."""
 
+import contextlib
 import gzip
 import re
+import socket
+import sys
 import threading
+import time
+import tracemalloc
+import zipfile
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import brotli
 import pytest
+import zstandard
 
 from lm_core.corpus.collect import check_sources, collect, source_digests
 from lm_core.corpus.config import CollectConfig, LocalFiles, WebPages
@@ -120,6 +129,96 @@ def test_feeds_and_their_articles(tmp_path, site):
     assert [row["text"] for row in found.values()] == ["In short"]
 
 
+def test_entries_without_a_link_are_read_from_the_feed(tmp_path, site):
+    items = [
+        f"<item><title>News</title><link>{site.root}/news</link><description>short</description></item>",
+        "<item><guid isPermaLink='false'>urn:1</guid><description>Its own words are all there is.</description></item>",
+        "<item><description>Nothing but words, and more of them.</description></item>",
+        "<item><link>/relative</link><description>short</description></item>",
+        "<item><link>//[x/#y</link><description>short</description></item>",
+    ]
+    feed = f'<rss version="2.0"><channel><title>f</title>{"".join(items)}</channel></rss>'.encode()
+    site.pages = {
+        "/feed": (200, {"Content-Type": "text/html"}, feed),
+        "/news": (200, {}, page("news")),
+        "/relative": (200, {}, page("relative")),
+    }
+    found, rejected, statistics = read(tmp_path, web(feeds=(f"{site.root}/feed",)))
+    assert {key.removeprefix(site.root): row["text"].split()[0] for key, row in found.items()} == {
+        "/news": "The", "/relative": "The", "urn:1": "Its", "/feed#3": "Nothing",
+    }  # fmt: skip
+    assert not rejected
+    assert statistics["web"] == {"left_out_by_robots": 0, "not_on_allowed_hosts": 1}
+
+
+def test_what_is_beyond_a_limit_is_counted(tmp_path, site, monkeypatch):
+    monkeypatch.setattr("lm_core.corpus.sources.web._MAX_SITEMAPS", 3)
+    places = "".join(f"<sitemap><loc>{site.root}/{number}.xml</loc></sitemap>" for number in (1, 2, 3, 4, 4))
+    site.pages = {"/index.xml": (200, {}, f"<sitemapindex>{places}</sitemapindex>".encode())}
+    for number in (1, 2, 3, 4):
+        pages = "".join(f"<url><loc>{site.root}/{number}-{part}</loc></url>" for part in "aabc")
+        site.pages[f"/{number}.xml"] = (200, {}, f"<urlset>{pages}</urlset>".encode())
+        site.pages |= {f"/{number}-{part}": (200, {}, page(f"{number}{part}")) for part in "abc"}
+    found, _, statistics = read(tmp_path, web(sitemaps=(f"{site.root}/index.xml",), max_pages=4))
+    assert sorted(key.rpartition("/")[2] for key in found) == ["1-a", "1-b", "1-c", "2-a"]
+    assert statistics["web"]["pages_beyond_max_pages"] == 2
+    assert statistics["web"]["sitemaps_beyond_limit"] == 2
+
+
+RSS = (
+    b"<rss version='2.0'><channel><title>f</title><item><guid>g</guid><description>Own words.</description></item>"
+    b"</channel></rss>"
+)
+ATOM = (
+    b"<feed xmlns='http://www.w3.org/2005/Atom'><title>f</title><entry><id>g</id><summary>Own words.</summary></entry>"
+    b"</feed>"
+)
+RDF = (
+    b"<rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#' xmlns='http://purl.org/rss/1.0/'>"
+    b"<channel><title>f</title></channel><item><title>t</title><description>Own words.</description></item></rdf:RDF>"
+)
+DECLARED = b"<?xml version='1.0'?>\n<?xml-stylesheet href='a.xsl'?><!-- <html> --><!DOCTYPE rss [<!ENTITY a '<b>'>]>\n"
+FEEDS = {
+    "a.xml": RSS, "b.xml": ATOM, "c.xml": RDF, "d.xml": DECLARED + RSS, "e.xml.gz": gzip.compress(RSS),
+    "f.xml": ('<?xml version="1.0" encoding="utf-16"?>' + RSS.decode()).encode("utf-16"),
+}  # fmt: skip
+OTHERS = {
+    "g.xml": b"<urlset><url/></urlset>", "h.xml": b"", "i.xml": b"<!-- never closed", "j.xml.gz": b"no gzip",
+    "k.xml": b"\0" * 99, "l.xml": b"<rdf:RDF xmlns:rdf='x'/>", "m.xml": b"<" * 70_000, "n.xml": b"<!--x-->" * 9000,
+}  # fmt: skip
+
+
+def test_feeds_that_are_called_xml(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, content in {**FEEDS, **OTHERS}.items():
+        (folder / name).write_bytes(content)
+    with zipfile.ZipFile(folder / "z.zip", "w") as packed:
+        for name, content in {**FEEDS, **OTHERS}.items():
+            packed.writestr(name, content)
+    found, rejected, statistics = read(tmp_path, CollectConfig(sources=(LocalFiles(path=str(folder)),)))
+    assert {row["text"] for row in found.values()} == {"Own words."}
+    assert statistics["num_documents"] == 2 * len(FEEDS)
+    assert not rejected
+    assert statistics["ignored_files"] == {".gz": 2, ".xml": 14}
+    with pytest.raises(UserError, match="no kind that can be read"):
+        check_sources(CollectConfig(sources=(LocalFiles(path=str(folder / "g.xml")),)))
+
+
+def test_feeds_that_are_served_as_xml(tmp_path, site):
+    xhtml = b"<?xml version='1.0'?><html xmlns='http://www.w3.org/1999/xhtml'><body><p>A page in XML.</p></body></html>"
+    site.pages = {
+        "/index.xml": (200, {"Content-Type": "text/xml; charset=utf-8"}, RSS),
+        "/plain": (200, {"Content-Type": "application/xml"}, ATOM),
+        "/page": (200, {"Content-Type": "application/xml"}, xhtml),
+        "/named.xml": (200, {"Content-Type": "application/octet-stream"}, RSS),
+        "/map.xml": (200, {"Content-Type": "text/xml"}, b"<urlset/>"),
+    }
+    found, rejected, _ = read(tmp_path, web(urls=tuple(f"{site.root}{path}" for path in site.pages)))
+    assert sorted(row["text"] for row in found.values()) == ["A page in XML.", *["Own words."] * 3]
+    assert [(row["reason"], row["detail"]) for row in rejected] == [("unknown_format", "XML of <urlset> is not read")]
+
+
 @pytest.mark.parametrize(
     ("url", "fields", "words"),
     [
@@ -158,6 +257,108 @@ def test_a_redirection_is_judged_like_an_address(tmp_path, site):
     assert list(found) == [f"{site.root}/fine"]
     reasons = {row["key"].rpartition("/")[2]: row["reason"] for row in rejected}
     assert {**reasons, "short": ""} == {"out": "not_allowed", "loop": "redirections", "long": "too_long", "short": ""}
+
+
+HOSTILE_ROBOTS = b"User-agent: *\nDisallow: //[x\nCrawl-delay: \xc2\xb2\nRequest-rate: \xc2\xb2/9\nDisallow: /secret\n"
+
+
+def test_hostile_words_of_a_site_cost_a_page_and_not_the_run(tmp_path, site):
+    label = "x" * 70
+    places = ("[x/", f"127.0.0.1.{label}/", "127.0.0.1:99999/", "127.0.0.1:\u00b2/")
+    bad = "".join(f"<url><loc>http://{place}</loc></url>" for place in places)
+    below = f"<url><loc>https://a..example.org/</loc></url><url><loc>https://{label}.example.org/</loc></url>"
+    good = f"<url><loc>{site.root}/a</loc></url><url><loc>{site.root}/secret</loc></url>"
+    good += f"<url><loc>{site.root}/away</loc></url>"
+    site.pages = {
+        "/robots.txt": (200, {}, HOSTILE_ROBOTS),
+        "/sitemap.xml": (
+            200,
+            {},
+            f"<urlset>{bad}{below}{good}<url><loc>{site.root}/away</loc></url></urlset>".encode(),
+        ),
+        "/a": (200, {}, page("a")),
+        "/away": (302, {"Location": "https://[x/"}, b""),
+    }
+    config = web(sitemaps=(f"{site.root}/sitemap.xml",), allowed_hosts=("example.org",))
+    found, rejected, statistics = read(tmp_path, config)
+    assert list(found) == [f"{site.root}/a"]
+    assert {row["key"]: row["reason"] for row in rejected} == dict.fromkeys(
+        ["https://a..example.org/", f"https://{label}.example.org/", "http://127.0.0.1:99999/",
+         "http://127.0.0.1:\u00b2/", f"{site.root}/away"], "not_allowed"
+    )  # fmt: skip
+    assert statistics["web"] == {"left_out_by_robots": 1, "not_on_allowed_hosts": 2}
+
+
+def broken_gzip():
+    packed = bytearray(gzip.compress(b"<urlset>" + bytes(range(256)) * 50))
+    packed[30:60] = b"\xff" * 30
+    return bytes(packed)
+
+
+BROKEN_SITEMAPS = [
+    broken_gzip(), gzip.compress(b"<urlset/>")[:-9], b"<urlset>", b"",
+    b'<?xml version="1.0" encoding="none"?><urlset/>', b'<?xml version="1.0" encoding="gb18030"?><urlset/>',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", BROKEN_SITEMAPS, ids=range(len(BROKEN_SITEMAPS)))
+def test_a_broken_sitemap_is_one_line_and_costs_an_index_its_own_pages(tmp_path, site, content):
+    locations = "".join(f"<sitemap><loc>{site.root}/{name}.xml</loc></sitemap>" for name in ("broken", "gone", "good"))
+    site.pages = {
+        "/index.xml": (200, {}, f"<sitemapindex>{locations}</sitemapindex>".encode()),
+        "/broken.xml": (200, {}, content),
+        "/good.xml": (200, {}, f"<urlset><url><loc>{site.root}/a</loc></url></urlset>".encode()),
+        "/a": (200, {}, page("a")),
+    }
+    found, rejected, _ = read(tmp_path, web(sitemaps=(f"{site.root}/index.xml",)), "index")
+    assert list(found) == [f"{site.root}/a"]
+    assert [(row["key"].rpartition("/")[2], row["reason"]) for row in rejected] == [
+        ("broken.xml", "bad_sitemap"),
+        ("gone.xml", "bad_sitemap"),
+    ]
+    with pytest.raises(UserError, match="is no sitemap"):
+        read(tmp_path, web(sitemaps=(f"{site.root}/broken.xml",)), "named")
+
+
+class Drip:
+    """A server that sends little at a time, until the other side hangs up or it has sent all."""
+
+    def __init__(self, first, part, num_parts):
+        self.num_sent = 0
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.root = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._first, self._part, self._num_parts = first, part, num_parts
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+
+    def _serve(self):
+        connection, _ = self._listening.accept()
+        with connection, self._listening, contextlib.suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(self._first)
+            while self.num_sent < self._num_parts:
+                connection.sendall(self._part)
+                self.num_sent += 1
+                time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("first", "part"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        (b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+)
+def test_a_page_in_drips_ends_at_the_time_limit(tmp_path, first, part):
+    drip = Drip(first, part, 400)
+    limits = Limits(frozenset({"127.0.0.1"}), 10_000, 0.5, allow_http=True, allow_private_addresses=True)
+    with open(tmp_path / "sink", "wb") as sink, pytest.raises(FetchError) as raised:
+        fetch(f"{drip.root}/x", limits, sink)
+    assert raised.value.reason == "too_slow"
+    drip.thread.join()
+    assert drip.num_sent < 400, "the server was heard to its end"
 
 
 def test_a_site_that_is_down_is_tried_later(tmp_path, site):
@@ -249,6 +450,74 @@ def test_what_a_record_can_hold(tmp_path):
     assert keys == ["1", "2"]
     assert sorted(reasons) == ["bad_page", "too_long"]
     assert statistics["web_records"] == {"image/png": 1, "request": 1, "status 404": 1}
+
+
+def chunked(content, size=40):
+    parts = [content[start : start + size] for start in range(0, len(content), size)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+def raw_deflate(content):
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(content) + packer.flush()
+
+
+LONG = HTML.format(" ".join(f"word{n * n}" for n in range(300))).encode()
+PACKED = {
+    "gzip": gzip.compress(LONG), "deflate": zlib.compress(LONG), "deflate ": raw_deflate(LONG),
+    "br": brotli.compress(LONG), "zstd": zstandard.ZstdCompressor().compress(LONG),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", PACKED)
+def test_packed_pages_whole_and_cut(tmp_path, encoding):
+    packed, header = PACKED[encoding], {"Content-Encoding": encoding}
+    records = [
+        warc(1, packed, **header),
+        warc(2, packed[: len(packed) // 2], **header),
+        warc(3, packed[:-1], **header),
+        warc(4, packed[:5], **header),
+    ]
+    if not encoding.startswith("deflate"):
+        records.append(warc(5, LONG, **header))  # as crawlers store it that unpack it
+    keys, reasons, _ = archive(tmp_path, "a.warc", b"".join(records))
+    assert keys == (["1"] if encoding.startswith("deflate") else ["1", "5"])
+    assert set(reasons) == {"bad_page"}
+
+
+def test_pages_of_several_members_and_of_cut_chunks(tmp_path):
+    halves = gzip.compress(LONG[:900]) + gzip.compress(LONG[900:])
+    bomb = brotli.compress(b"<p>" + b"x" * 50_000_000)
+    records = [
+        warc(1, halves + b"\0" * 20, **{"Content-Encoding": "gzip"}),
+        warc(2, chunked(LONG), **{"Transfer-Encoding": "chunked"}),
+        warc(3, chunked(LONG)[:-30], **{"Transfer-Encoding": "chunked"}),
+        warc(4, bomb, **{"Content-Encoding": "br"}),
+    ]
+    tracemalloc.start()
+    root = tmp_path / "in"
+    keys, reasons, _ = archive(root, "a.warc", b"".join(records), max_document_bytes=100_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (keys, reasons) == (["1", "2"], ["bad_page", "bad_page"])
+    assert peak < 20_000_000
+    texts = [row["text"] for row in rows(root / "out", "documents-00000.parquet")]
+    assert all(text.count("word89401") == 1 for text in texts)
+
+
+def test_pages_that_the_crawler_has_cut_are_counted(tmp_path):
+    cut = warc(2).replace(b"WARC-Type", b"WARC-Truncated: length\r\nWARC-Type", 1)
+    keys, reasons, statistics = archive(tmp_path, "a.warc", RECORDS[0] + cut)
+    assert (keys, reasons) == (["1", "2"], [])
+    assert statistics["web_records"] == {"pages cut by the crawler": 1}
+
+
+def test_without_brotli_the_reason_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "brotli", None)
+    archive(tmp_path / "in", "a.warc", RECORDS[0] + warc(2, PACKED["br"], **{"Content-Encoding": "br"}))
+    details = [row["detail"] for row in rows(tmp_path / "in" / "out", "rejected.parquet")]
+    assert len(details) == 1
+    assert "pip install 'millrace[sources]'" in details[0]
 
 
 def test_arc(tmp_path):

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from data_contracts.schemas import (
     CANARIES,
+    CUTS,
     DECISIONS,
     DOCUMENTS,
     EDGES,
@@ -92,7 +93,8 @@ def tables() -> dict[str, dict[str, list[dict]]]:
 
 
 _SCHEMAS = {"documents-00000": DOCUMENTS, "rejected": REJECTED, "decisions": DECISIONS, "splits": SPLIT_OF_DOCUMENT,
-            "examples": EXAMPLES, "canaries": CANARIES, "redactions": REDACTIONS, "edges": EDGES}  # fmt: skip
+            "examples": EXAMPLES, "canaries": CANARIES, "redactions": REDACTIONS, "edges": EDGES,
+            "cuts": CUTS}  # fmt: skip
 _KINDS: dict[str, tuple[str, type[Artifact]]] = {
     "collect": ("corpus", Corpus),
     "clean": ("cleaning", Decisions),

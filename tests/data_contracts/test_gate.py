@@ -13,7 +13,7 @@ from data_contracts import schemas
 from data_contracts.contract import Contract, ContractError, DriftBound, load_contract, load_contracts
 from data_contracts.drift import Drift, drift
 from data_contracts.gate import FAILED, PASSED, QUARANTINED, WARNED, TableResult, check, names_put_aside
-from data_contracts.profile import passed_query, quarantine_query
+from data_contracts.profile import column_problems, passed_query, quarantine_query
 from data_contracts.report import Aside, html_report, markdown_report
 
 COLUMNS = (
@@ -173,6 +173,9 @@ def test_contracts_and_schemas_say_the_same():
             for f in tables[name]
         ]  # fmt: skip
         assert found == wanted, f"contracts/{name}.yaml and schemas.py differ"
+        with duckdb.connect() as connection:
+            connection.register("nothing", pa.schema(list(tables[name])).empty_table())
+            assert column_problems(connection, promise, "nothing") == [], name
 
 
 def test_reports_show_what_needs_a_look_first():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lm_core.downstream.classifier import PooledClassifier, load_finetuned
-from lm_core.downstream.config import FinetuneConfig
+from lm_core.downstream.config import FORGETTING_BOUND, FinetuneConfig
 from lm_core.downstream.encoding import (
     Row,
     answer_room,
@@ -130,6 +130,21 @@ def test_what_is_forgotten_is_measured_and_bounded(world):
         figures[bound] = made["forgetting"]
     assert figures[0.0]["after"] > figures[0.0]["before"] and figures[0.0]["share_of_base"] == 0
     assert figures[0.01]["after"] <= figures[0.01]["before"] + 0.01 and figures[0.01]["share_of_base"] > 0
+
+
+def test_without_a_word_what_is_forgotten_is_bounded(world):
+    base = dataclasses.replace(world.base, inputs={"tokens": f"tokens/{world.tokens.folder.name}"})
+    wild = OPTIMIZATION.model_copy(update={"learning_rate": 0.05, "muon_learning_rate": 0.2})
+    figures = {}
+    for name, fields in {"free": {"max_forgetting": 0}, "default": {}}.items():
+        config = FinetuneConfig(task="topic", max_steps=12, num_epochs=9, optimization=wild, **fields)
+        build = world.build(f"forgetting_{name}")
+        figures[name] = finetune(build, config, base=base, examples=world.examples, corpus=world.valid)["forgetting"]
+    lost = {name: found["after"] - found["before"] for name, found in figures.items()}
+    assert lost["free"] > FORGETTING_BOUND >= lost["default"] and figures["default"]["share_of_base"] > 0
+    assert FinetuneConfig(guard_tokens=0).guard_tokens == 0  # not measured, so the bound is moot
+    with pytest.raises(ValueError, match="max_forgetting has no effect without guard_tokens"):
+        FinetuneConfig(guard_tokens=0, max_forgetting=0.1)
 
 
 def test_regularisers_change_the_weights(world):

@@ -115,3 +115,14 @@ def test_without_data_there_is_nothing_and_a_folder_that_is_not_there_is_refused
     assert pq.read_table(build.folder / "held_out.parquet").num_rows == 0
     with pytest.raises(UserError, match="there is no folder"):
         hold_out(build, HoldOutConfig(data=str(tmp_path / "nowhere")))
+
+
+def test_what_lists_no_options_is_held_out_all_the_same(tmp_path):
+    rows = [{"input": f"Sort the words: rain {n} mill", "target": f"mill {n} rain"} for n in range(3)]
+    (tmp_path / "sorting.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "own.toml").write_text(
+        '[[task]]\nname = "sorting"\nkind = "choice"\nrows = "options"\nfiles = { test = "sorting.jsonl" }\n'
+        'prompt = "{input}"\ntarget = "{target}"\nmetric = "accuracy"\n'
+    )
+    texts = pq.read_table(held(tmp_path).file("held_out.parquet"))["text"].to_pylist()
+    assert sorted(texts) == [f"Sort the words: rain {n} mill\nmill {n} rain" for n in range(3)]

@@ -1,5 +1,7 @@
 """Preference: rules that anyone can check, pairs made by them, and a model that learns from pairs."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -12,12 +14,14 @@ from lm_core.downstream.preference_rules import broken_rules, pair_of, pairs_of
 from lm_core.errors import UserError
 from lm_core.evaluation.preference import evaluate_preference, rule_shares, win_scores
 from lm_core.model.weights import load_model
-from lm_core.stages import PREFER
+from lm_core.stages import EVALUATE_PREFERENCE, PREFER
 from lm_core.tokenizer import load_tokenizer
 from lm_core.training.config import OptimizationConfig
+from tests.evaluation.recounted import counted_again, figures_of_answers
 
 HOW = "values moved but the version of {} did not: raise it in lm_core/stages.py and write the new values here"
-LOSS_BY_VERSION = {1: 0.313}
+LOSS_BY_VERSION = {2: 0.313, 3: 0.313}
+BITS_BY_VERSION = dict.fromkeys((2, 3, 4), (1.974, 2.258))
 PROMPT = "User: a table for two\nAgent: At 7 pm?\nUser: yes please"
 
 
@@ -81,13 +85,17 @@ def test_pairs_are_learnt_and_the_answers_scored(world_of_pairs):
     assert load_model(build.folder).num_parameters() == load_model(reference.folder).num_parameters()
     finetuned = Checkpoint(build.folder, "prefer", "x", "p", made)
     scoring = EvaluatePreferenceConfig(task="answer", max_items=12, max_new_tokens=12, best_of=2, num_resamples=200)
+    scored = world.build("score_preference")
     scores = evaluate_preference(
-        world.build("score_preference"), scoring, finetuned=finetuned, reference=reference, from_random=from_random,
-        examples=world.examples,
-    )  # fmt: skip
+        scored, scoring, finetuned=finetuned, reference=reference, from_random=from_random, examples=world.examples
+    )
+    assert counted_again(scored.folder, scoring) == figures_of_answers(scored.folder)
     assert scores["metric"] == "win_rate" and scores["baselines"]["reference"] == 0.5
     assert scores["baselines"]["best_of_2"] >= 0 and set(scores["gain_over_random_weights"]) == {"mean", "low", "high"}
     drift = scores["secondary"]["drift_from_reference"]
+    values = (drift["bits_per_byte_before"], drift["bits_per_byte_after"])
+    wanted = BITS_BY_VERSION[EVALUATE_PREFERENCE.version]
+    assert values == pytest.approx(wanted, abs=0.1), HOW.format("evaluate_preference")
     assert drift["bits_per_byte_after"] != drift["bits_per_byte_before"] and drift["bits_per_answer"] > 0
 
 
@@ -108,3 +116,27 @@ def test_items_that_break_rules_themselves_give_no_pair(world_of_pairs):
     with pytest.raises(UserError, match="gives no pairs"):
         topics = config().model_copy(update={"task": "topic"})
         prefer(world.build("prefer_topic"), topics, base=reference, examples=world.examples)
+
+
+def test_what_both_steps_have_forgotten_is_measured_and_bounded(world_of_pairs):
+    world, reference, from_random = world_of_pairs
+    first = {"before": 0.5, "after": 0.9, "share_of_base": 0.0}
+    of_text = dataclasses.replace(
+        reference, inputs={"tokens": f"tokens/{world.tokens.folder.name}"}, statistics={"forgetting": first}
+    )
+    found = {}
+    for bound in (0.0, 0.001):
+        build = world.build(f"prefer_forgetting_{bound}")
+        made = prefer(
+            build, config(max_steps=20, beta=0.5, max_forgetting=bound), base=of_text, examples=world.examples
+        )
+        found[bound] = Checkpoint(build.folder, "prefer", "x", "p", made)
+    free, bounded = (found[bound].statistics["forgetting"] for bound in (0.0, 0.001))
+    assert free["before"] == bounded["before"] > 0 and free["share_of_base"] == 0
+    assert free["after"] - free["before"] > 0.001 >= bounded["after"] - bounded["before"]
+    scoring = EvaluatePreferenceConfig(task="answer", max_items=4, max_new_tokens=4, best_of=2, num_resamples=200)
+    scores = evaluate_preference(
+        world.build("score_forgetting"), scoring, finetuned=found[0.0], reference=of_text, from_random=from_random,
+        examples=world.examples,
+    )  # fmt: skip
+    assert scores["forgetting"] == free | {"before": first["before"]}  # of the base, not of the reference

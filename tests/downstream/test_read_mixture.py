@@ -27,6 +27,19 @@ def test_the_examples_of_all_tasks_stand_one_after_the_other(folder):  # noqa: F
 
 
 def test_a_task_whose_answer_is_no_text_cannot_be_mixed(folder):  # noqa: F811
-    choices = changed(folder, name="choices", kind="choice", choices=("{text}", "{subject}"))
+    choices = changed(folder, name="choices", kind="choice", choices=("{text}", "{subject}"), baselines=())
     with pytest.raises(UserError, match="choices cannot be mixed"):
         read_mixture(new_build(folder, "wrong"), ReadMixtureConfig(tasks=(changed(folder), choices), data=str(folder)))
+
+
+def test_skimmed_files_give_fewer_items(folder):  # noqa: F811
+    for name in ("many", "more"):
+        write_jsonl(folder / f"{name}.jsonl", [tickets(number) for number in range(600)])
+    tasks = tuple(changed(folder, name=name, files={"all": f"{name}.jsonl"}) for name in ("many", "more"))
+    whole, part = (
+        read_mixture(new_build(folder, f"skim_{skim}"), ReadMixtureConfig(tasks=tasks, data=str(folder), skim=skim))[
+            "items"
+        ]
+        for skim in (False, True)
+    )
+    assert part < whole / 2

@@ -15,11 +15,12 @@ from lm_core.downstream.finetune import finetune
 from lm_core.downstream.mixture import training_items
 from lm_core.downstream.replay import Replay
 from lm_core.downstream.strategies import Gradual
-from lm_core.downstream.subwords import BagOfSubwords
+from lm_core.downstream.subwords import BagOfSubwords, out_of_fold
 from lm_core.downstream.variants import PLAIN, VARIANTS, variants_of
 from lm_core.errors import UserError
 from lm_core.model.losses import IGNORE
 from lm_core.model.weights import load_model
+from lm_core.tokenizer import load_tokenizer
 from lm_core.training.config import OptimizationConfig
 
 OPTIMIZATION = OptimizationConfig(batch_tokens=1024, micro_batch_tokens=1024)
@@ -84,6 +85,53 @@ def test_a_bag_of_subwords_learns_what_a_word_says(world):
     assert model.bag is not None and model.bag.weight.abs().max() > 0 and model.bag.rarity.max() > 1
 
 
+def test_a_bag_tells_labels_apart_alone_and_its_answer_is_the_mean_with_the_trunks(world):
+    tokenizer = load_tokenizer(world.base.file("tokenizer.json"))
+    texts = [f"{word} {filler}" for word in ("good", "bad", "neither") for filler in ("one", "two", "three", "four")]
+    rows = tokenizer.encode_batch(texts)
+    labels = [place // 4 for place in range(12)]
+    model = PooledClassifier(load_model(world.base.folder), ("a", "b", "c", "unseen"), num_buckets=512)
+    model.bag.fit(rows, labels, tokenizer)
+    longest = max(map(len, rows))
+    tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows])
+    own = model.bag(tokens)[torch.arange(12), lengths - 1]
+    assert own.argmax(1).tolist() == labels
+    assert own.softmax(-1)[:, 3].max() < 1e-6
+    torch.nn.init.normal_(model.head, std=0.1)
+    states = model.trunk.hidden(tokens).float().cumsum(1)[torch.arange(12), lengths - 1] / lengths[:, None]
+    assert torch.allclose(model.scores(tokens, lengths), (own + states @ model.head.T) / 2, atol=1e-3)
+
+
+def test_a_text_is_judged_by_bags_that_have_not_seen_it(world):
+    tokenizer = load_tokenizer(world.base.file("tokenizer.json"))
+    texts = [f"{word} {n}" for word in ("good", "bad", "neither") for n in range(8)] + ["unlike all others"]
+    rows, labels = tokenizer.encode_batch(texts), [*(place // 8 for place in range(24)), 3]
+    bag = BagOfSubwords(tokenizer.vocab_size, 4, 512)
+    bag.fit(rows, labels, tokenizer)
+    heard = out_of_fold(bag, rows, labels, tokenizer, seed=0)
+    assert (heard.argmax(1)[:24] == torch.tensor(labels[:24])).all()
+    # Who has not seen the only text of a label cannot know it; the score is still a number to learn on.
+    assert heard[24].argmax() != 3 and heard.min() > -100
+    own = torch.cat([bag(torch.tensor([row]))[:, -1] for row in rows])
+    assert own[24].argmax() == 3
+
+
+def test_the_trunk_is_taught_what_is_left_to_say_beside_the_bag(world):
+    model = PooledClassifier(load_model(world.base.folder), ("a", "b"), num_buckets=64, learns="residual")
+    tokens, targets = torch.randint(0, 300, (2, 9)), torch.full((2, 9), IGNORE)
+    targets[:, -1] = torch.tensor([0, 1])
+    heard = torch.tensor([[4.0, -4.0], [0.0, 0.0]])
+    loss = model.loss_sum(tokens, targets, beside=heard)
+    wanted = torch.nn.functional.cross_entropy(heard, torch.tensor([0, 1]), reduction="sum")
+    assert loss.item() == pytest.approx(wanted.item())
+    loss.backward()
+    pull = model.head.grad.abs().sum()
+    model.head.grad = None
+    model.loss_sum(tokens[:1], targets[:1], beside=heard[:1]).backward()
+    assert model.head.grad.abs().sum() < 0.2 * pull  # what the bag knows already teaches the trunk little
+
+
 def test_the_state_of_a_classifier_can_be_averaged(world):
     averaged = OPTIMIZATION.model_copy(update={"ema_decay": 0.9})
     folder, _ = tune(world, "ema_bag", num_buckets=64, members=3, combine="weights", optimization=averaged)
@@ -128,7 +176,7 @@ def test_replay_gives_its_share_of_the_targets(world):
 def test_replay_keeps_more_of_the_base(world):
     forgotten = {}
     for share in (0.0, 0.5):
-        fields = {"max_steps": 12, "num_epochs": 9, "replay_fraction": share}
+        fields = {"max_steps": 12, "num_epochs": 9, "replay_fraction": share, "max_forgetting": 0}
         made = tune(world, f"replay_{share}", base=with_text(world), **fields)[1]["forgetting"]
         forgotten[share] = made["after"] - made["before"]
     assert forgotten[0.5] < forgotten[0.0]

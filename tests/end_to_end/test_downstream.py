@@ -43,8 +43,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def own(millrace, smoke_run, folder):
-    def run(*arguments):
-        done = millrace(*arguments, "--data", str(folder), "--tasks-file", str(folder / "own.toml"), "--json")
+    def run(*arguments, **settings):
+        files = ("--data", str(folder), "--tasks-file", str(folder / "own.toml"))
+        done = millrace(*arguments, *files, "--json", **settings)
         assert done.code == 0, done.stderr[-3000:]
         assert len(done.stdout.strip().splitlines()) == 1
         return done.json
@@ -53,7 +54,7 @@ def own(millrace, smoke_run, folder):
 
 
 def test_evaluate_gives_the_scores_and_registers_each_fine_tune(own, millrace):
-    card = own("evaluate", "millrace-smoke", "own_topic", "own_reply")
+    card = own("evaluate", "millrace-smoke", "own_topic", "own_reply", MILLRACE_SIDE_BY_SIDE="2")
     for name, scores in card["downstream"].items():
         assert scores["low"] <= scores["score"] <= scores["high"] and scores["items"] > 5, name
         assert set(scores["gain_over_random_weights"]) == GAIN and "random_weights" in scores["baselines"]
@@ -62,6 +63,26 @@ def test_evaluate_gives_the_scores_and_registers_each_fine_tune(own, millrace):
     again = own("evaluate", "millrace-smoke", "own_topic", "own_reply")
     assert {stage["state"] for stage in again["stages"]} == {"Cached"}
     assert "millrace-smoke-own_topic" in millrace("models").stdout
+    as_it_is = own("evaluate", "millrace-smoke-own_topic", "own_topic")
+    assert as_it_is["downstream"]["own_topic"] == card["downstream"]["own_topic"] and not as_it_is["registered"]
+    states = {stage["name"]: stage["state"] for stage in as_it_is["stages"]}
+    assert {states[name] for name in states if name.startswith(("finetune", "evaluate"))} == {"Cached"}
+
+
+@pytest.mark.exhaustive
+def test_declared_tasks_fan_out_within_the_pipeline(millrace, smoke_run, folder):
+    declared = {"data": str(folder), "tasks_file": str(folder / "own.toml"), "tasks": '["own_topic","own_reply"]'}
+    settings = [part for name, value in declared.items() for part in ("--set", f"declared.{name}={value}")]
+    planned = millrace("plan", "--preset", "smoke", *settings, "--json")
+    assert "evaluate own_reply" in {stage["name"] for stage in planned.json["stages"]}
+    done = millrace("run", "--preset", "smoke", *settings, "--json", MILLRACE_SIDE_BY_SIDE="2")
+    assert done.code == 0, done.stderr[-3000:]
+    card = done.json
+    assert {"own_topic", "own_reply"} <= set(card["downstream"])
+    states = {stage["name"]: stage["state"] for stage in card["stages"]}
+    assert states["pretrain"] == "Cached" and states["evaluate own_topic"] == "Completed"
+    listed = {model["model"]: model["aliases"] for model in millrace("models", "--json").json["models"]}
+    assert "champion" in listed["millrace-smoke-own_topic"]
 
 
 @pytest.mark.exhaustive

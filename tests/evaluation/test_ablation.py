@@ -11,9 +11,10 @@ from lm_core.downstream.variants import VARIANTS, variants_of
 from lm_core.evaluation.ablation import ablate
 from lm_core.evaluation.recompute import scores_from_answers
 from lm_core.stages import ABLATE
+from tests.evaluation.recounted import counted_again, figures_of_answers
 from tests.evaluation.test_declared_tasks import OPTIMIZATION, declared, write_data
 
-SCORE_BY_VERSION = {1: 0.611}
+SCORE_BY_VERSION = {2: 0.611, 3: 0.611, 4: 0.611}
 TRIED = ("plain", "without_pretraining", "dropout", "ensemble")
 
 
@@ -53,6 +54,8 @@ def test_every_variant_stands_beside_the_plain_one(table):
         assert gain["low"] <= gain["mean"] <= gain["high"]
         assert gain["mean"] == pytest.approx(row["score"] - scores["score"], abs=1e-4)
         assert row["p_value"] <= row["p_value_adjusted"] <= 1
+    config = AblateConfig(task="own_label", declared=declared("label"), num_resamples=200)
+    assert counted_again(folder, config) == figures_of_answers(folder)
     recomputed = scores_from_answers(folder / "predictions.parquet", "accuracy")
     assert recomputed.pop("model") == pytest.approx(scores["score"], abs=1e-4)
     assert recomputed == pytest.approx({name: scores["variants"][name]["score"] for name in TRIED[1:]}, abs=1e-4)

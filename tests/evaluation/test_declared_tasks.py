@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,6 +19,7 @@ from lm_core.evaluation.guards import guard_figures
 from lm_core.evaluation.outcome import Data, Outcome, Scheme
 from lm_core.evaluation.recompute import scores_by_sql, scores_from_answers
 from lm_core.training.config import OptimizationConfig
+from tests.evaluation.recounted import counted_again, figures_of_answers
 
 OPTIMIZATION = OptimizationConfig(batch_tokens=1024, micro_batch_tokens=1024, warmup_fraction=0.1)
 NOUNS = {"milling": "grain", "weather": "rain", "ledger": "invoice"}
@@ -96,6 +98,40 @@ def test_every_score_can_be_recomputed(world, scored, kind):
         assert scores_from_answers(path, scores["metric"]) == pytest.approx(reported, abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["label", "answer", "text"])
+def test_every_figure_can_be_counted_again_from_the_answers(world, scored, kind):
+    scored(kind)
+    folder = world.root / "artifacts" / f"score_{kind}" / "x"
+    config = EvaluateTaskConfig(task=f"own_{kind}", declared=declared(kind), max_new_tokens=12, num_resamples=200)
+    rows = pq.read_table(world.root / "artifacts" / f"read_{kind}" / "x" / "examples.parquet").to_pylist()
+    train = [row for row in rows if row["split"] == "train"]
+    reported = figures_of_answers(folder)
+    assert counted_again(folder, config, train) == reported
+    assert reported["gain_over_random_weights"].keys() == {"mean", "low", "high"} and reported["secondary"]["model"]
+
+
+def test_a_changed_answer_changes_the_figures(world, scored, tmp_path):
+    scored("label")
+    folder = world.root / "artifacts" / "score_label" / "x"
+    config = EvaluateTaskConfig(task="own_label", declared=declared("label"), max_new_tokens=12, num_resamples=200)
+    table = pq.read_table(folder / "predictions.parquet")
+    rows = table.to_pylist()
+    changed = next(row for row in rows if row["system"] == "model" and row["prediction"] == row["target"])
+    changed["prediction"] = "no such label"
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), tmp_path / "predictions.parquet")
+    again, reported = counted_again(tmp_path, config), figures_of_answers(folder)
+    for figure in ("score", "low", "gain_over_random_weights", "secondary_intervals"):
+        assert again[figure] != reported[figure], figure
+
+
+def test_named_figures_have_intervals(scored):
+    scores = scored("label")[1]
+    assert set(scores["secondary_intervals"]) == {"macro_f1", "out_of_scope_recall"}
+    for name, interval in scores["secondary_intervals"].items():
+        assert interval["score"] == scores["secondary"]["model"][name]
+        assert interval["low"] <= interval["score"] <= interval["high"]
+
+
 def test_out_of_scope_is_an_answer(scored):
     rows, scores = scored("label")
     own = [r for r in rows if r["system"] == "model"]
@@ -141,9 +177,6 @@ def test_baselines_of_text():
     assert baselines.best_overlap_sentence(["Where is the mill?\nRain fell. The mill is by the river."]) == [
         "The mill is by the river."
     ]
-    known = ["the house", "the book", "a house", "a book"]
-    french = ["la maison", "la livre", "une maison", "une livre"]
-    assert baselines.dictionary(known, french, ["the book"], joint=" ") == ["la livre"]
     train = [("red apple", "food"), ("green apple", "food"), ("blue sky", "air"), ("grey sky", "air")]
     held_out = [("red apple", "food"), ("blue sky", "air"), ("old stone", "none"), ("iron door", "none")]
     assert baselines.tfidf_with_threshold(train, held_out, ["apple", "sky", "wood"], "none") == ["food", "air", "none"]

@@ -1,5 +1,6 @@
 """lm-evaluation-harness scores what we export as we do."""
 
+import importlib.util
 import json
 
 import pytest
@@ -10,7 +11,10 @@ from lm_core.evaluation.harness import score_with_harness
 from lm_core.tokenizer import load_tokenizer
 from tests.model.test_export import checkpoint
 
-pytest.importorskip("lm_eval", reason="the extra `harness` is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="the extra `harness` is not installed"),
+]
 
 ITEMS = [
     {"question": f"some text {number}", "choices": [" to learn", " from", " naïve"], "answer": number % 3}
@@ -29,7 +33,6 @@ def declare(folder):
     (folder / "tiny_choice.yaml").write_text(json.dumps(task))  # JSON is YAML
 
 
-@pytest.mark.slow
 def test_the_harness_finds_our_own_log_probabilities(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "model").mkdir()

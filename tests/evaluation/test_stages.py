@@ -11,8 +11,10 @@ from lm_core.errors import UserError
 from lm_core.evaluation.downstream import evaluate_task
 from lm_core.evaluation.language import compressor_bits_per_byte, cut_bytes, evaluate_language_model
 from lm_core.evaluation.likelihood import document_rows, nats_by_row
+from lm_core.evaluation.outcome import Scheme, ask
 from lm_core.model.weights import load_model
 from lm_core.tokenizer import load_tokenizer
+from tests.evaluation.recounted import counted_again, figures_of_answers
 
 LANGUAGE = EvaluateConfig(max_documents=20, baseline_train_bytes=20_000, num_resamples=200)
 
@@ -42,11 +44,21 @@ def test_scores_can_be_recomputed_from_the_predictions(world, tuned, task):
         scores["score"] - scores["baselines"]["random_weights"], abs=1e-4
     )
     assert table.num_rows == scores["items"] * (len(scores["baselines"]) + 1)
+    config = EvaluateTaskConfig(task=task, max_items=20, max_new_tokens=24, num_resamples=200)
+    assert counted_again(folder, config) == figures_of_answers(folder)
+    assert scores["groups"] < scores["items"] or task != "answer"  # questions about one docstring vary together
 
 
 def test_pretraining_makes_the_wanted_answers_cheaper(world, tuned):
     saved = evaluated(world, tuned, "summary")[1]["target_bits"]["saved_by_pretraining"]
     assert saved["low"] > 0
+
+
+def test_a_model_with_other_labels_is_refused(world, tuned):
+    checkpoint = tuned("topic")[0]
+    item = {"item_id": "1", "prompt": "Read the grain.", "target": "poetry"}
+    with pytest.raises(UserError, match="other labels than the task's: it does not know 'poetry'"):
+        ask(checkpoint, [item], Scheme("accuracy", (), (), 8), world.build("labels").runtime, lambda done: None)
 
 
 def test_a_task_without_items_is_refused(world, tuned):

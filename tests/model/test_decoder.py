@@ -50,6 +50,7 @@ def test_rms_norm_gradient_against_finite_differences():
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_chunked_cross_entropy_equals_torch(monkeypatch, smoothing):
     monkeypatch.setattr("lm_core.model.losses.CHUNK_LOGITS", 16 * 20)
+    monkeypatch.setattr("lm_core.model.losses.MIN_CHUNK_ROWS", 16)
     hidden, weight = torch.randn(50, 8, requires_grad=True), torch.randn(20, 8, requires_grad=True)
     targets = torch.randint(0, 20, (50,))
     targets[::7] = IGNORE
@@ -63,6 +64,22 @@ def test_chunked_cross_entropy_equals_torch(monkeypatch, smoothing):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
     each = token_cross_entropy(hidden, weight, targets, dtype=torch.float32)
     torch.testing.assert_close(each, F.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORE))
+
+
+@pytest.mark.parametrize("kind", ["decoder", "vanilla"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_to_predict_is_a_loss_of_zero_with_a_gradient_of_zero(kind, dtype):
+    model = small_model(kind=kind, activation="gelu", num_kv_heads=4)
+    model.compute_dtype = dtype
+    tokens, targets = torch.zeros(2, 8, dtype=torch.int64), torch.full((2, 8), IGNORE)
+    loss = model.loss_sum(tokens, targets)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    # Every parameter has a gradient: processes that train together wait for each of them.
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+    with torch.no_grad():
+        assert float(model.loss_sum(tokens, targets)) == 0
+    assert model.token_losses(tokens, targets).shape == (2, 8)
 
 
 def test_whole_model_against_finite_differences():

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from lm_core.downstream.classifier import load_finetuned
 from lm_core.errors import UserError
 from lm_core.model.build import build_model
 from lm_core.model.conversation import Speaker, text_pieces
 from lm_core.model.export import export_huggingface, export_onnx
 from lm_core.model.export_gguf import export_gguf
 from lm_core.model.generate import generate
-from lm_core.model.weights import save_model
+from lm_core.model.weights import load_model, save_model
 from lm_core.tokenizer import CONTROL_TOKENS, UNKNOWN, load_tokenizer, new_encoder
 from lm_core.training.config import ModelConfig, TokenizerConfig
 
@@ -108,13 +109,29 @@ def test_a_classifier_has_no_counterpart(tmp_path, export):
     assert not (tmp_path / "export").exists()
 
 
-def test_a_tokenizer_of_another_model_is_refused(tmp_path):
-    encoder, trainer = new_encoder(TokenizerConfig(vocab_size=300))
-    encoder.train_from_iterator(["another text"], trainer)
+@pytest.mark.parametrize("vocab_size", [300, 2000])
+@pytest.mark.parametrize(
+    "use",
+    [
+        Speaker,
+        load_model,
+        load_finetuned,
+        lambda folder: export_huggingface(folder, folder / "export"),
+        lambda folder: export_onnx(folder, folder / "export"),
+        lambda folder: export_gguf(folder, folder / "export"),
+    ],
+    ids=["speak", "load", "finetuned", "hf", "onnx", "gguf"],
+)
+def test_a_tokenizer_of_another_model_is_refused_in_one_line(tmp_path, use, vocab_size):
+    """More entries than rows would be an index error, fewer a model that says what nobody can read."""
+    encoder, trainer = new_encoder(TokenizerConfig(vocab_size=vocab_size))
+    encoder.train_from_iterator([" ".join(f"word{i} {i * i}" for i in range(3000))], trainer)
     checkpoint(tmp_path)
     encoder.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(UserError, match=r"tokenizer\.json has \d+ entries, the model \d+"):
-        Speaker(tmp_path)
+    with pytest.raises(UserError, match=r"tokenizer\.json has \d+ entries, the model's embedding \d+ rows") as error:
+        use(tmp_path)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "export").exists()
 
 
 def test_speaker_completes_answers_and_scores(tmp_path):

@@ -4,7 +4,8 @@ import torch
 from lm_core.errors import UserError
 from lm_core.model.build import build_model
 from lm_core.model.conversation import until
-from lm_core.model.generate import Sampling, choose, generate, stream
+from lm_core.model.generate import generate, stream
+from lm_core.model.sampling import Sampling, choose, choose_by_formula
 from lm_core.training.config import ModelConfig
 
 CONFIG = ModelConfig(num_layers=2, d_model=32, num_heads=4, num_kv_heads=2, d_ff=48, init="normal", init_std=0.3)
@@ -61,7 +62,41 @@ def test_only_the_tokens_that_sampling_leaves_are_drawn(sampling, left):
     logits = torch.tensor([[3.0, 2.0, 1.0, -5.0]]).repeat(200, 1)
     seen = torch.tensor([[True, False, False, True]]).repeat(200, 1)
     sampling = Sampling(temperature=1.0, **({"top_k": 2} | sampling if "repetition_penalty" in sampling else sampling))
-    assert set(choose(logits, sampling, torch.Generator().manual_seed(0), seen).tolist()) == left
+    uniform = torch.linspace(0, 1, 201, dtype=torch.float64)[:-1]
+    assert set(choose(logits, sampling, uniform, seen).tolist()) == left
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"temperature": 0.7},
+        {"temperature": 1e-9},
+        {"temperature": 1.0, "top_k": 1},
+        {"temperature": 1.0, "top_k": 7},
+        {"temperature": 2.0, "top_p": 0.9},
+        {"temperature": 1.0, "top_p": 0.01},
+        {"temperature": 1.5, "min_p": 0.05},
+        {"temperature": 1.2, "top_k": 30, "top_p": 0.8, "min_p": 0.01, "repetition_penalty": 1.4},
+        {"repetition_penalty": 1.4},
+    ],
+    ids=str,
+)
+def test_the_compiled_choice_is_that_of_the_formula(sampling):
+    generator = torch.Generator().manual_seed(4)
+    logits = 3 * torch.randn(500, 61, generator=generator)
+    seen = torch.rand(500, 61, generator=generator) < 0.2
+    uniform = torch.rand(500, dtype=torch.float64, generator=generator)
+    sampling = Sampling(**sampling)
+    assert torch.equal(choose(logits, sampling, uniform, seen), choose_by_formula(logits, sampling, uniform, seen))
+
+
+def test_of_equal_tokens_the_first_stay_and_draws_have_their_probabilities():
+    equal, uniform = torch.zeros(1000, 8), torch.linspace(0, 1, 1001, dtype=torch.float64)[:-1]
+    for way in (choose, choose_by_formula):
+        drawn = way(equal, Sampling(temperature=1.0, top_p=0.3), uniform, None)
+        assert drawn.bincount(minlength=8).tolist() == [334, 333, 333, 0, 0, 0, 0, 0]
+        drawn = way(equal + torch.arange(8).log1p(), Sampling(temperature=1.0), uniform, None)
+        torch.testing.assert_close(drawn.bincount().double(), torch.arange(1, 9).double() * 1000 / 36, atol=1.5, rtol=0)
 
 
 def test_a_stop_string_over_several_pieces_ends_the_text():
@@ -92,7 +127,8 @@ def test_sampling_with_the_cache_draws_what_it_would_without(model, sampling):
     for _ in range(16):
         seen = torch.zeros(1, 50, dtype=torch.bool)
         seen[0, ids] = True
-        ids += choose(model(torch.tensor([ids]))[:, -1], settings, generator, seen).tolist()
+        uniform = torch.rand(1, dtype=torch.float64, generator=generator)
+        ids += choose_by_formula(model(torch.tensor([ids]))[:, -1], settings, uniform, seen).tolist()
     assert found == ids[len(PROMPTS[0]) :]
 
 
@@ -116,7 +152,7 @@ def test_sampling_out_of_bounds_is_refused_in_one_line(model, sampling):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("prompts", [[], [[]], [list(range(32))]])
+@pytest.mark.parametrize("prompts", [[], [[]], [list(range(32))], [[3, 50]], [[-1]]])
 def test_impossible_prompts_are_refused_in_one_line(model, prompts):
     with pytest.raises(UserError) as error:
         generate(model, prompts, max_new_tokens=1)

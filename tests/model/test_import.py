@@ -135,6 +135,14 @@ def with_config(**changes):
     return spoil
 
 
+def without(*names):
+    def spoil(folder):
+        content = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({k: v for k, v in content.items() if k not in names}))
+
+    return spoil
+
+
 def with_weights(change):
     def spoil(folder):
         state = load_file(folder / "model.safetensors")
@@ -164,6 +172,15 @@ def with_tokenizer(**changes):
     return spoil
 
 
+def with_more_entries(folder):
+    content = json.loads((folder / "tokenizer.json").read_text())
+    size = len(content["model"]["vocab"])
+    content["added_tokens"] += [
+        content["added_tokens"][0] | {"id": size + i, "content": f"<|more{i}|>"} for i in range(3)
+    ]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
 def set_nan(state):
     state["model.norm.weight"][3] = torch.nan
 
@@ -177,8 +194,20 @@ def set_nan(state):
         (with_config(attention_bias=True), "attention_bias"),
         (with_config(quantization_config={"bits": 4}), "quantization_config"),
         (with_config(layer_types=["sliding_attention"]), "sliding_attention"),
-        (with_config(hidden_act="gelu_new"), "activation"),
-        (with_config(hidden_size="wide"), "d_model"),
+        (with_config(hidden_act="gelu_new"), "hidden_act"),
+        (with_config(layer_types=5), "layer_types holds '5'"),
+        (with_config(layer_types=[["a"]]), "layer_types holds"),
+        (with_config(hidden_size="wide"), 'hidden_size="wide" must be a whole number'),
+        (with_config(num_hidden_layers=True), "num_hidden_layers=true"),
+        (with_config(vocab_size=-5), "vocab_size=-5"),
+        (with_config(max_position_embeddings=0), "max_position_embeddings=0"),
+        (with_config(max_position_embeddings=200_000), "max_position_embeddings=200000 is more .* --context-length"),
+        (with_config(max_position_embeddings=10**30), "max_position_embeddings=1000"),
+        (with_config(num_key_value_heads=3), "num_kv_heads=3"),
+        (with_config(rope_parameters=None, rope_theta=None), "rope_theta"),
+        (without("max_position_embeddings"), "max_position_embeddings is missing"),
+        (without("num_hidden_layers"), "num_hidden_layers is missing"),
+        (without("intermediate_size"), "intermediate_size is missing"),
         (with_config(num_hidden_layers=3), r"layers\.2\.\S+ is missing"),
         (with_config(num_hidden_layers=1), "has no place"),
         (with_config(intermediate_size=65_536, num_hidden_layers=256), "is missing|wanted"),
@@ -197,6 +226,7 @@ def set_nan(state):
         (lambda folder: (folder / "config.json").write_text("[]"), "no JSON object"),
         (with_tokenizer(decoder={"type": "Metaspace", "replacement": "_", "prepend_scheme": "always"}), "ByteLevel"),
         (with_tokenizer(added_tokens=7), "added_tokens"),
+        (with_more_entries, r"tokenizer\.json has \d+ entries, the embedding \d+ rows"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(tmp_path, exported, spoil, message):
@@ -204,6 +234,22 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path, exported, spoil, mes
     with pytest.raises(UserError, match=message) as error:
         brought_in(exported, tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_what_a_config_leaves_out_is_what_transformers_takes(tmp_path):
+    """As older files of Llama: neither the heads of keys nor whether the embeddings are tied."""
+    (tmp_path / "checkpoint").mkdir()
+    model = checkpoint(tmp_path / "checkpoint", qk_norm=False, tie_embeddings=False, num_kv_heads=4)
+    export_huggingface(tmp_path / "checkpoint", tmp_path / "export")
+    names = "num_key_value_heads", "tie_word_embeddings", "head_dim", "rope_parameters", "rope_theta", "rms_norm_eps"
+    without(*names, "hidden_act", "initializer_range", "dropout", "init")(tmp_path / "export")
+    folder, _ = brought_in(tmp_path / "export", tmp_path)
+    again, tokens = load_model(folder), torch.randint(5, model.vocab_size, (2, 40))
+    with torch.no_grad():
+        assert torch.equal(again(tokens), model(tokens))
+    with_config(max_position_embeddings=1 << 20)(tmp_path / "export")
+    _, statistics = brought_in(tmp_path / "export", tmp_path / "shorter", context_length=32)
+    assert statistics["context_length"] == 32
 
 
 def test_a_torn_file_of_weights_is_named(tmp_path, exported):

@@ -120,6 +120,13 @@ def test_a_document_put_aside_by_a_contract_has_the_fate_quarantined(tmp_path):
     )
 
 
+def _cut(name, kind="repeated", start=0, length=5):
+    def broken(rows):
+        rows["deduplicate"]["cuts"] = [{"doc_id": IDS[name], "kind": kind, "start": start, "length": length}]
+
+    return broken
+
+
 def _without_split(rows):
     rows["deduplicate"]["splits"].pop(0)
 
@@ -205,6 +212,10 @@ def _same_item(rows):
         (_wrong_split, "examples", "split_is_the_documents"),
         (_no_such_label, "examples", "target_in_labels"),
         (_same_item, "examples", "item_id_unique"),
+        (_cut("copied", kind="email"), "cuts", "kind_known"),
+        (_cut("copy"), "cuts", "document_survived"),
+        (_cut("copied", start=100), "cuts", "place_within_text"),
+        (_cut("copied", length=20), "cuts", "at_most_half_is_cut"),
     ],
 )
 def test_a_broken_promise_stops_the_run_in_one_line(tmp_path, spoil, table, rule):
@@ -285,6 +296,14 @@ def test_golden_values(tmp_path):
     assert GOLDEN.get(VALIDATE.version) == found, (
         f"the fates moved: raise VALIDATE's version in lm_core/stages.py and put {found!r} into GOLDEN under it"
     )
+
+
+def test_a_story_tells_what_is_cut(tmp_path):
+    rows = tables()
+    _cut("copied", start=2, length=8)(rows)
+    corpus, runtime = build(tmp_path, rows)
+    (story,) = explain(corpus, runtime=runtime, doc_id=IDS["copied"])
+    assert story["cuts"] == [{"kind": "repeated", "start": 2, "length": 8, "excerpt": "document"}]
 
 
 def test_a_story_tells_where_a_document_came_from_and_what_became_of_it(tmp_path):
@@ -393,11 +412,13 @@ def test_the_command_tells_the_story_in_order():
         "decisions": [{**decided, "figure": 0.91}],
         "kept_instead": {"source": "pages", "key": "copied", "doc_id": "cd" * 16, "fate": "kept"}, "copies": [],
         "redactions": [{"kind": "email", "places": 2}], "keeper": "cd" * 16,
+        "cuts": [{"kind": "repeated", "start": 3, "length": 210, "excerpt": "a notice\nthat all have"}],
         "training": [{"tokens": 300, "windows": 2, "split": "train"}], "steps": [4, 9], "num_steps": 20,
     }  # fmt: skip
     text = "\n".join(_told(story))
     words = ["pages: copy", "A Page; CC0-1.0", "a text of words", "near duplicate by jaccard (0.91)", "pages: copied",
-             "2 email", "fate", "300 in 2 windows", "read 2 times in 20 steps: 4, 9"]  # fmt: skip
+             "2 email", "repeated, 210 characters: a notice",
+             "fate", "300 in 2 windows", "read 2 times in 20 steps: 4, 9"]  # fmt: skip
     places = [text.index(word) for word in words]
     assert places == sorted(places)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from lm_core.training.config import ModelConfig, OptimizationConfig, PretrainConfig
 
 MODEL = ModelConfig(num_layers=2, d_model=32, num_heads=2, num_kv_heads=2, d_ff=64)
-OPTIMIZATION = OptimizationConfig(batch_tokens=256, micro_batch_tokens=128, checkpoint_seconds=0.2)
+OPTIMIZATION = OptimizationConfig(batch_tokens=256, micro_batch_tokens=128, checkpoint_seconds=0.1)
 CONFIG = PretrainConfig(
     model=MODEL, optimization=OPTIMIZATION, train_tokens=256 * 40, validation_tokens=640, num_evaluations=2
 )
@@ -66,6 +66,12 @@ def wait_for_step(work: Path, step: int, process: subprocess.Popen[str]) -> None
         time.sleep(0.01)
 
 
+def wait_for_checkpoint(work: Path, process: subprocess.Popen[str]) -> None:
+    """Until one is published: a run killed while the first is being written rightly starts over."""
+    while process.poll() is None and not list(work.glob("checkpoint-*/state.json")):
+        time.sleep(0.01)
+
+
 def finish(process: subprocess.Popen[str], timeout: float = 300) -> dict:
     """Statistics of a run that must end well."""
     output, errors = process.communicate(timeout=timeout)
@@ -80,6 +86,8 @@ def run_disturbed(
     for step in stops:
         process = start(tokens, tokenizer, root, config, threads)
         wait_for_step(root / "work", step, process)
+        if how == signal.SIGKILL:
+            wait_for_checkpoint(root / "work", process)
         process.send_signal(how)
         _, errors = process.communicate(timeout=120)
         if how == signal.SIGTERM:

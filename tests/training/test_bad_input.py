@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from flows.wiring import Until
 from lm_core.artifact import TokenDataset, Tokenizer
 from lm_core.errors import IntegrityError, MachineError, Preempted, UserError
 from lm_core.model.build import build_model
@@ -17,6 +18,7 @@ from lm_core.tokenizer import train_tokenizer
 from lm_core.training.config import ModelConfig, TokenizerConfig
 from lm_core.training.loop import train
 from lm_core.training.pretrain import pretrain
+from tests.end_to_end.conftest import Millrace
 from tests.training.corpus_files import new_build
 from tests.training.interrupted import CONFIG
 from tests.training.tiny_runs import MODEL, batch_at, config, fit
@@ -69,24 +71,40 @@ def test_ids_beyond_the_embedding(own_tokens, tokenizer, tmp_path):
 
 
 def test_a_device_that_is_not_there(tokens, tokenizer, tmp_path):
-    for device, error, match in (
-        ("cuda:7", MachineError, "cuda:7 is not there"),
-        ("mps", UserError, "device=mps"),
-        ("gpu", UserError, "device=gpu"),
-    ):
-        run = new_build(tmp_path, device.replace(":", ""))
-        run = replace(run, runtime=Runtime(workspace=tmp_path, device=device, num_threads=1))
-        refused(error, match, lambda run=run: pretrain(run, CONFIG, tokens=tokens, tokenizer=tokenizer))
+    run = new_build(tmp_path, "run")
+    elsewhere = Runtime(workspace=tmp_path, device="cuda:7", num_threads=1)
+    run = replace(run, runtime=elsewhere)
+    refused(MachineError, "cuda:7 is not there", lambda: pretrain(run, CONFIG, tokens=tokens, tokenizer=tokenizer))
+    for until in (None, "pretrain", "evaluate"):
+        refused(MachineError, "cuda:7 is not there", lambda until=until: Until(until).check_devices(elsewhere))
+    Until("tokenize").check_devices(elsewhere)  # no stage up to there asks for one
+    for device in ("auto", "cpu"):
+        Until().check_devices(Runtime(workspace=tmp_path, device=device))
+    for device in ("mps", "gpu", "cuda:", "cuda:-1", ""):
+        refused(UserError, rf"device={device} \(MILLRACE_DEVICE\)", lambda device=device: Runtime(device=device))
+
+
+def test_it_is_said_before_any_stage_or_server_starts(tmp_path):
+    millrace = Millrace(tmp_path / "workspace")
+    missing = millrace("run", "--preset", "smoke", MILLRACE_DEVICE="cuda:7")
+    assert (missing.code, missing.stderr.count("\n")) == (MachineError.exit_code, 1)
+    assert "cuda:7 is not there" in missing.stderr
+    wrong = millrace("plan", "--preset", "smoke", MILLRACE_DEVICE="nonsense")
+    assert (wrong.code, wrong.stderr.count("\n")) == (UserError.exit_code, 1)
+    assert "device=nonsense" in wrong.stderr
+    assert not list((tmp_path / "workspace").glob("artifacts/*"))
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [("MILLRACE_THREADS", "two"), ("MILLRACE_PROCESSES", "many"), ("MILLRACE_STRATEGY", "zero"),
-     ("MILLRACE_STRATEGY", "fsdp"), ("MILLRACE_PROCESSES", "0"), ("MILLRACE_WATTS", "-3")],
+     ("MILLRACE_STRATEGY", "fsdp"), ("MILLRACE_PROCESSES", "0"), ("MILLRACE_WATTS", "-3"),
+     ("MILLRACE_THREADS", "0.5"), ("MILLRACE_PROCESSES", "2.7"), ("MILLRACE_SIDE_BY_SIDE", "1.5"),
+     ("MILLRACE_PROCESSES", "65"), ("MILLRACE_DEVICE", "nonsense")],
 )  # fmt: skip
 def test_a_setting_of_the_environment(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    refused(UserError, f"(?i){value}", Runtime)
+    refused(UserError, f"(?i){name.removeprefix('MILLRACE_')}.*{value}|{value}.*{name}", Runtime)
 
 
 @pytest.fixture
@@ -134,3 +152,18 @@ def test_a_checkpoint_of_another_determinism_key(stopped):
             model, batch_at, config(), num_steps=40, build=stopped
         )
     )  # fmt: skip
+
+
+def test_a_checkpoint_of_another_release(stopped):
+    state = next(stopped.work.glob("checkpoint-*")) / "state.json"
+    content = json.loads(state.read_text())
+
+    def go_on():
+        state.write_text(json.dumps(content))
+        model = build_model(MODEL, vocab_size=40, context_length=16, seed=0)
+        return train(model, batch_at, config(), num_steps=40, build=stopped)
+
+    content["figures"]["of_the_future"] = 1
+    refused(UserError, "state.json.*figures.of_the_future", go_on)
+    del content["figures"]["of_the_future"], content["figures"]["num_averaged"], content["figures"]["worlds"]
+    assert go_on()["resumed_from_step"] == 20

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -31,6 +33,28 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, name):
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
+    assert checkpoints.newest().step == 1
+
+
+def spoilt(change):
+    def spoil(content):
+        change(content)
+        return content
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [*(spoilt(lambda content, name=name: content.pop(name)) for name in ("step", "files", "figures", "determinism")),
+     spoilt(lambda content: content.update(determinism=["threads"])), spoilt(lambda content: content.update(files=[1])),
+     spoilt(lambda content: content.update(figures=3)), spoilt(lambda content: content.update(step=None)),
+     lambda content: [content], lambda content: 7],
+)  # fmt: skip
+def test_a_state_that_says_too_little_gives_way_to_the_one_before(tmp_path, spoil):
+    checkpoints = saved(tmp_path, 1, 2, num_threads=1)
+    path = tmp_path / "checkpoint-00000002/state.json"
+    path.write_text(json.dumps(spoil(json.loads(path.read_text()))))
     assert checkpoints.newest().step == 1
 
 

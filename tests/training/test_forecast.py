@@ -5,7 +5,7 @@ import pytest
 from lm_core.model.build import empty_model
 from lm_core.runtime import Runtime, Tariff
 from lm_core.training.config import ModelConfig, OptimizationConfig
-from lm_core.training.forecast import Workload, costs_of, forecast, optimizer_bytes, planned
+from lm_core.training.forecast import Workload, activation_bytes, costs_of, forecast, optimizer_bytes, planned
 from lm_core.training.optimizer import OptimizerSet
 from lm_core.training.throughput import flops_per_token
 
@@ -25,7 +25,20 @@ def test_counts_are_those_of_the_built_model(config):
     assert work.flops_per_token == flops_per_token(model, 16)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adam", "adamw", "muon"])
+def test_wider_heads_take_more_work_and_more_memory():
+    narrow = ModelConfig(num_layers=1, d_model=32, num_heads=4, num_kv_heads=4, head_width=8, d_ff=64)
+    wide = narrow.model_copy(update={"head_width": 32})
+    one, four = (Workload(config, 100, 64, 1) for config in (narrow, wide))
+    in_weights = 6 * (four.matrix_weights - one.matrix_weights)
+    # scores and sums over T / 2 keys on average: 4 operations each forward, twice as many backward
+    in_attention = 3 * 4 * (64 / 2) * 4 * (32 - 8)
+    assert four.flops_per_token - one.flops_per_token == in_weights + in_attention
+    bf16 = OptimizationConfig(precision="bf16", micro_batch_tokens=64)
+    # queries, keys and values, each before and after rotation, their weighted sum, and what heads share of the rest
+    assert activation_bytes(four, bf16) - activation_bytes(one, bf16) == 64 * 2 * 7 * 4 * (32 - 8)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adam", "adamw", "muon", "torch_muon"])
 def test_optimizer_bytes_are_those_that_a_step_leaves(optimizer):
     config = OptimizationConfig(optimizer=optimizer)
     model = empty_model(MODELS[0], vocab_size=100, context_length=16)

@@ -5,19 +5,24 @@ import json
 import pytest
 import torch
 
+from lm_core.downstream.classifier import PooledClassifier
 from lm_core.errors import UserError
+from lm_core.model.losses import IGNORE
 from lm_core.training.averages import averaging_moments
-from lm_core.training.config import OptimizationConfig
-from lm_core.training.loop import MAX_ROLLBACKS, MAX_SKIPPED_IN_A_ROW, Batch
+from lm_core.training.config import ModelConfig, OptimizationConfig, PretrainConfig
+from lm_core.training.course import MAX_ROLLBACKS, MAX_SKIPPED_IN_A_ROW
+from lm_core.training.loop import Batch
 from lm_core.training.schedule import learning_rate_fraction
-from tests.training.tiny_runs import batch_at, config, fit
+from tests.training.tiny_runs import VANILLA, batch_at, config, fit, tiny_model
 
-RATES = {"sgd": 0.3, "rmsprop": 3e-3, "adam": 1e-2, "adamw": 1e-2, "muon": 1e-2}
+RATES = {"sgd": 0.3, "rmsprop": 3e-3, "adam": 1e-2, "adamw": 1e-2, "muon": 1e-2, "torch_muon": 1e-2}
 
 
+@pytest.mark.parametrize("kind", ["decoder", "vanilla"])
 @pytest.mark.parametrize("optimizer", list(RATES))
-def test_every_optimizer_learns(tmp_path, optimizer):
-    model, _, _ = fit(tmp_path, optimizer=optimizer, learning_rate=RATES[optimizer])
+def test_every_optimizer_learns(tmp_path, optimizer, kind):
+    model = tiny_model(**(VANILLA if kind == "vanilla" else {}))
+    fit(tmp_path, model=model, optimizer=optimizer, learning_rate=RATES[optimizer])
     batch = batch_at(0)
     assert float(model.loss(batch.tokens, batch.targets).detach()) < 3.2  # log(40) = 3.69 at the beginning
 
@@ -27,6 +32,70 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path):
     parts, _, _ = fit(tmp_path, "parts", num_steps=3, optimizer="sgd", micro_batch_tokens=32)
     for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_a_micro_batch_without_targets_changes_nothing(tmp_path):
+    """One window of a single document's last token, say, or rows that fill up a process's share."""
+
+    def partly(step: int) -> Batch:
+        batch = batch_at(step)
+        targets = batch.targets.clone()
+        targets[4:6] = IGNORE
+        return Batch(batch.tokens, targets)
+
+    def without(step: int) -> Batch:
+        batch, rest = partly(step), [0, 1, 2, 3, 6, 7]
+        return Batch(batch.tokens[rest], batch.targets[rest])
+
+    whole, _, _ = fit(tmp_path, "whole", num_steps=3, batches=without, micro_batch_tokens=32)
+    parts, statistics, _ = fit(tmp_path, "parts", num_steps=3, batches=partly, micro_batch_tokens=32)
+    assert statistics["skipped_steps"] == 0
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_a_first_step_without_targets_is_not_what_later_losses_are_measured_by(tmp_path):
+    def batches(step: int) -> Batch:
+        batch = batch_at(step)
+        return batch if step else Batch(batch.tokens, torch.full_like(batch.targets, IGNORE))
+
+    _, statistics, _ = fit(tmp_path, batches=batches)
+    assert 0 < statistics["train_loss"] < 3.7
+
+
+@pytest.mark.parametrize("kind", ["text", "labels"])
+def test_activation_checkpointing_recomputes_in_every_model_with_a_decoder_in_it(tmp_path, kind):
+    runs = {}
+    for recompute in (False, True):
+        trunk, calls = tiny_model(), []
+        model = trunk if kind == "text" else PooledClassifier(trunk, ["a", "b"])
+        trunk.blocks()[0].register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+
+        def batches(step: int) -> Batch:
+            return batch_at(step) if kind == "text" else labelled(step)
+
+        changes = {"num_steps": 3, "activation_checkpointing": recompute}
+        fit(tmp_path, str(recompute), model=model, batches=batches, **changes)
+        runs[recompute] = len(calls), model
+    assert runs[True][0] == 2 * runs[False][0] > 0
+    for a, b in zip(runs[True][1].parameters(), runs[False][1].parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def labelled(step: int) -> Batch:
+    """Rows whose last token tells one of two labels."""
+    tokens = batch_at(step).tokens
+    targets = torch.full_like(tokens, IGNORE)
+    targets[:, -1] = torch.arange(len(tokens)) % 2
+    return Batch(tokens, targets)
+
+
+def test_activation_checkpointing_is_refused_where_it_would_have_no_effect(tmp_path):
+    with pytest.raises(UserError, match=r"activation_checkpointing needs model\.kind=decoder"):
+        fit(tmp_path, model=tiny_model(**VANILLA), activation_checkpointing=True)
+    settings = OptimizationConfig(activation_checkpointing=True)
+    with pytest.raises(ValueError, match=r"activation_checkpointing needs model\.kind=decoder"):
+        PretrainConfig(model=ModelConfig(**VANILLA), optimization=settings)
 
 
 def test_penalties_shrink_the_weights(tmp_path):
@@ -119,6 +188,18 @@ def test_one_bad_batch_is_left_out(tmp_path):
     assert statistics["train_loss"] < 3.5
 
 
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [({"learning_rate": 10.0, "num_steps": 15}, "training diverges"),
+     ({"learning_rate": 10.0, "num_steps": 8}, "training diverges"),
+     ({"learning_rate": 1e30, "num_steps": 3, "weight_decay": 1.0}, r"not finite at step 3 .*2 steps in a row"),
+     ({"learning_rate": 3e38, "num_steps": 1, "weight_decay": 1.0}, "not finite after step 1")],
+)  # fmt: skip
+def test_a_run_of_few_steps_that_diverges_is_refused_too(tmp_path, changes, match):
+    with pytest.raises(UserError, match=rf"{match}.*optimization\.learning_rate"):
+        fit(tmp_path, optimizer="adamw", warmup_fraction=0.0, **changes)
+
+
 def test_journal_has_a_line_for_every_step(tmp_path):
     _, statistics, build = fit(tmp_path, num_steps=5, evaluate=lambda model: {"val_loss": 1.0})
     lines = [json.loads(line) for line in (build.folder / "journal.jsonl").read_text().splitlines()]
@@ -147,9 +228,27 @@ def test_schedules(schedule, middle, last):
 @pytest.mark.parametrize(
     "changes",
     [{"optimizer": "adamw", "muon_learning_rate": 0.1}, {"optimizer": "adamw", "momentum": 0.5},
+     {"optimizer": "torch_muon", "muon_in_parts": False}, {"schedule": "constant", "final_fraction": 0.2},
+     {"optimizer": "sgd", "beta1": 0.8}, {"optimizer": "rmsprop", "beta2": 0.99},
      {"schedule": "cosine", "decay_fraction": 0.5}, {"average_fraction": 0.5},
      {"ema_decay": 0.9, "average_checkpoints": 2}, {"micro_batch_tokens": 8192}],
 )  # fmt: skip
 def test_a_setting_without_effect_is_refused(changes):
-    with pytest.raises(ValueError, match=r"has no effect|must not exceed"):
+    with pytest.raises(ValueError, match=rf"({list(changes)[-1]} has no effect|must not exceed)"):
         OptimizationConfig(**changes)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "muon_learning_rate", "gradient_clip", "checkpoint_seconds"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_what_is_not_finite_is_no_setting(name, value):
+    with pytest.raises(ValueError, match=name):
+        OptimizationConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "change", [{"qk_norm": False}, {"rope_base": 500.0}, {"activation": "silu"}, {"num_kv_heads": 1}, {"head_width": 8}]
+)
+def test_what_only_the_decoder_has_is_refused_for_the_textbook_model(change):
+    (name,) = change
+    with pytest.raises(ValueError, match=f"{name}=.* needs kind=decoder"):
+        ModelConfig(kind="vanilla", **change)

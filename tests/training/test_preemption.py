@@ -52,7 +52,8 @@ def test_in_an_evaluation(tmp_path, average):
     assert journals == [4, 4]
 
 
-def test_in_a_long_step(tmp_path):
+@pytest.mark.parametrize("optimizer", ["muon", "torch_muon"])
+def test_in_a_long_step(tmp_path, optimizer):
     calls = []
 
     def slow_in_the_middle(*_):
@@ -63,7 +64,7 @@ def test_in_a_long_step(tmp_path):
     def hook(model):
         model.blocks()[0].register_forward_pre_hook(slow_in_the_middle)
 
-    changes = {"micro_batch_tokens": 64}
+    changes = {"micro_batch_tokens": 64, "optimizer": optimizer}
     with pytest.raises(Preempted, match="after step 15"):
         fit(tmp_path, "stopped", before=hook, **changes)
     resumed, figures, _ = fit(tmp_path, "stopped", **changes)

@@ -21,20 +21,36 @@ from tests.training.interrupted import (
     name_of,
     run_disturbed,
 )
+from tests.training.tiny_runs import VANILLA
 
 
-def test_it_learns_and_writes_a_checkpoint(tokens, tokenizer, tmp_path):
+@pytest.mark.parametrize("kind", ["decoder", "vanilla"])
+def test_it_learns_and_writes_a_checkpoint(tokens, tokenizer, tmp_path, kind):
+    model = MODEL if kind == "decoder" else MODEL.model_copy(update=VANILLA)
+    config = CONFIG.model_copy(update={"model": model})
     build = new_build(tmp_path, "a")
-    statistics = pretrain(build, CONFIG, tokens=tokens, tokenizer=tokenizer)
+    statistics = pretrain(build, config, tokens=tokens, tokenizer=tokenizer)
     lines = [json.loads(line) for line in (build.folder / "journal.jsonl").read_text().splitlines()]
     evaluations = [line for line in lines if "val_loss" in line]
     assert [line["step"] for line in evaluations] == [20, 40]
     assert evaluations[-1]["val_loss"] < 5.9  # log(400) = 5.99 is where an untrained model stands
     assert statistics["val_bits_per_byte"] == evaluations[-1]["val_bits_per_byte"]
     assert statistics["tokens"] == 256 * 40
-    assert load_model(build.folder).num_parameters() == statistics["num_parameters"]
-    again = pretrain(new_build(tmp_path, "b"), CONFIG, tokens=tokens, tokenizer=tokenizer)
+    loaded = load_model(build.folder)
+    assert loaded.num_parameters() == statistics["num_parameters"]
+    assert loaded.config == model
+    again = pretrain(new_build(tmp_path, "b"), config, tokens=tokens, tokenizer=tokenizer)
     assert again["weights_sha256"] == statistics["weights_sha256"]
+
+
+def test_attention_within_documents_trains_another_model(tokens, tokenizer, tmp_path):
+    within = CONFIG.model_copy(update={"attention_within_documents": True})
+    runs = [
+        pretrain(new_build(tmp_path, str(number)), config, tokens=tokens, tokenizer=tokenizer)
+        for number, config in enumerate((CONFIG, within))
+    ]
+    assert runs[0]["weights_sha256"] != runs[1]["weights_sha256"]
+    assert runs[1]["val_loss"] == pytest.approx(runs[0]["val_loss"], rel=0.1)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])

@@ -10,12 +10,17 @@ from lm_core.training.config import ModelConfig, OptimizationConfig
 from lm_core.training.loop import Batch, train
 from tests.training.corpus_files import new_build
 
+VANILLA = {"kind": "vanilla", "activation": "gelu"}
 MODEL = ModelConfig(num_layers=2, d_model=32, num_heads=2, num_kv_heads=2, d_ff=64, init="normal")
 
 
 def batch_at(step: int) -> Batch:
     tokens = torch.randint(0, 40, (8, 17), generator=torch.Generator().manual_seed(0))
     return Batch(tokens[:, :-1], tokens[:, 1:])
+
+
+def tiny_model(**changes):
+    return build_model(MODEL.model_copy(update=changes), vocab_size=40, context_length=16, seed=0)
 
 
 def config(**changes) -> OptimizationConfig:
@@ -32,10 +37,11 @@ def fit(
     batches=batch_at,
     before=None,
     progress=silent,
+    model=None,
     **changes,
 ):
     """Train; returns model, statistics, build. `before` is called with the model; other changes are of the config."""
-    model = build_model(MODEL, vocab_size=40, context_length=16, seed=0)
+    model = model or tiny_model()
     if before:
         before(model)
     build = replace(new_build(tmp_path, name), progress=progress)

@@ -1,13 +1,18 @@
 """Bytes that are no picture are named by row, never guessed; a bound makes a split with many of them fail."""
 
+import json
 import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset, Features, Image, Value
 
+from lm_core.downstream.task import Hub
 from lm_core.errors import IntegrityError, UserError
+from lm_core.vision.config import ReadPicturesConfig
 from lm_core.vision.pictures import MAX_PIXELS, BadPicture, decode, encode_png, load_pictures
+from lm_core.vision.read_pictures import read_pictures
 from tests.vision.conftest import read
 from tests.vision.tiny_pictures import SIZE, asking, draw, png, write_pictures, write_questions
 
@@ -96,3 +101,77 @@ def test_a_picture_of_two_splits_leaves_training(world, pictures, tmp_path):
         read(world, asking(max_leak_share=0.0), tmp_path, "read_leak")
     examples = read(world, asking(max_leak_share=0.5), tmp_path, "read_leak_allowed")
     assert "train/7" not in {row["group"] for row in pq.read_table(examples.file("examples.parquet")).to_pylist()}
+
+
+@pytest.fixture
+def data_set(tmp_path):
+    """Writes a data set as the hub holds it, and names it by its folder: two questions about each picture."""
+
+    def write(contents: list[bytes]) -> str:
+        features = Features({"image": Image(), "question": Value("string"), "said": Value("string")})
+        rows = [
+            {"image": {"bytes": content, "path": None}, "question": question, "said": answer}
+            for number, content in enumerate(contents)
+            for question, answer in (
+                ("what colour is it?", "red" if number % 2 else "blue"),
+                ("is it red?", "yes" if number % 2 else "no"),
+                ("how many mills are there?", "7"),
+            )
+        ]
+        folder = tmp_path / "data_set"
+        folder.mkdir()
+        Dataset.from_list(rows, features=features).to_parquet(folder / "train-00000-of-00001.parquet")
+        return str(folder)
+
+    return write
+
+
+def hub_task(name: str, **values):
+    labels = ("no", "yes", "blue", "red")
+    hub = Hub(name=name, splits={"all": "train"}, rename={"said": "answer"}, keep={"answer": labels})
+    return asking(hub=hub, labels=labels, keep={"only_in_our_files": ("1",)}, **values)
+
+
+def read_hub_pictures(world, task, name):
+    build = world.build(name)
+    return build.folder, read_pictures(build, ReadPicturesConfig(task=task, data="hub", picture_size=SIZE))
+
+
+def test_pictures_of_a_data_set_of_the_hub_stay_in_one_split_with_all_their_questions(world, data_set):
+    generator = np.random.default_rng(5)
+    task = hub_task(data_set([draw(("blue", "red")[n % 2], "disc", generator) for n in range(40)]))
+    folder, statistics = read_hub_pictures(world, task, "read_hub_pictures")
+    rows = pq.read_table(folder / "examples.parquet").to_pylist()
+    assert statistics["pictures"] == 40 and len(rows) == 80 and not statistics["bad_rows"]
+    split_of = {row["group"]: row["split"] for row in rows}
+    assert all(split_of[row["group"]] == row["split"] for row in rows)
+    assert set(split_of.values()) >= {"train", "test"} and len(split_of) == 40
+
+
+def test_a_bad_picture_of_the_hub_is_named_by_its_row(world, data_set):
+    generator = np.random.default_rng(5)
+    contents = [draw("blue", "disc", generator) for _ in range(40)]
+    contents[3] = BAD["text"]
+    name = data_set(contents)
+    folder, _ = read_hub_pictures(world, hub_task(name, max_bad_share=0.1), "read_hub_bad")
+    bad = pq.read_table(folder / "bad_rows.parquet").to_pylist()
+    assert {(row["row"], row["reason"]) for row in bad if row["reason"] == "picture_does_not_decode"} == {
+        (9, "picture_does_not_decode"),
+        (10, "picture_does_not_decode"),
+    }
+    with pytest.raises(IntegrityError, match="row 9: picture_does_not_decode"):
+        read_hub_pictures(world, hub_task(name, max_bad_share=0.0), "read_hub_too_bad")
+
+
+def test_a_question_that_lacks_its_answer_is_named(world, pictures, tmp_path):
+    for path in pictures.glob("*.parquet"):
+        shutil.copy(path, tmp_path)
+    rows = pq.read_table(tmp_path / "train_questions.parquet").to_pylist()
+    del rows[5]["answer"]
+    rows[6]["question"] = {"text": "is it red?"}
+    (tmp_path / "train_questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {"train": "train_questions.jsonl + train_pictures.parquet", "test": asking().files["test"]}
+    examples = read(world, asking(files=files, max_bad_share=0.05), tmp_path, "read_no_answer")
+    bad = pq.read_table(examples.file("bad_rows.parquet")).to_pylist()
+    named = [(row["file"], row["row"], row["reason"]) for row in bad]
+    assert named == [("train_questions.jsonl", 5, "missing_column"), ("train_questions.jsonl", 6, "wrong_type")]

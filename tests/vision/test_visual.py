@@ -1,29 +1,34 @@
 """Questions about pictures and captions, from fine-tune to scores; a model that does not look is refused."""
 
 import json
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from lm_core.artifact import Checkpoint
+from flows.downstream_report import HEADINGS, rows_of
+from lm_core.artifact import Checkpoint, Evaluation
 from lm_core.errors import IntegrityError, Preempted
-from lm_core.evaluation.statistics import Resampling, bootstrap_mean
+from lm_core.evaluation.statistics import Ratio, Resampling
 from lm_core.evaluation.visual import evaluate_visual, type_of
-from lm_core.evaluation.visual_captions import evaluate_captions, ranks_of
-from lm_core.stages import EVALUATE_VISUAL, FINETUNE_VISUAL, READ_PICTURES, TEACH_ENCODER
+from lm_core.evaluation.visual_captions import chance, evaluate_captions, ranks_of
+from lm_core.stages import EVALUATE_CAPTIONS, EVALUATE_VISUAL, FINETUNE_VISUAL, READ_PICTURES, TEACH_ENCODER
+from lm_core.store import Store
 from lm_core.vision.asking import label_probabilities, other_pictures
 from lm_core.vision.checkpoint import load_visual, save_visual, visual_decoder_of
 from lm_core.vision.config import EvaluateVisualConfig, FinetuneVisualConfig, PictureBatches
 from lm_core.vision.finetune_visual import finetune_visual
 from lm_core.vision.rows import VisualData, plan_steps, rows_about
+from tasks.reports import report_on
+from tests.evaluation.recounted import counted_again, figures_of_answers
 from tests.vision.conftest import OPTIMIZATION, VISION
 from tests.vision.tiny_pictures import asking
 
 HOW = "values moved but the version of {} did not: raise it in lm_core/stages.py and write the new values here"
-SCORES_BY_VERSIONS = {(1, 1, 1, 1): (1.0, 1.0)}
+SCORES_BY_VERSIONS = dict.fromkeys(((1, 1, 2, 1), (1, 1, 2, 2), (1, 1, 3, 3), (2, 1, 3, 3)), (1.0, 1.0))
+RETRIEVED_BY_VERSION = dict.fromkeys((1, 2, 3), (1.0, 0.647))
 CONFIG = EvaluateVisualConfig(task="own_pictures", answer_types=asking().answer_types, num_resamples=200)
 
 
@@ -76,13 +81,14 @@ def test_a_blind_model_is_exposed_and_refused(scored, tuned):
 
 def test_every_score_can_be_recomputed(seeing):
     scores, folder = seeing
+    assert counted_again(folder, CONFIG) == figures_of_answers(folder)
     rows = pq.read_table(folder / "predictions.parquet").to_pylist()
     systems = {"model": scores["score"], **scores["baselines"]}
     for name, value in systems.items():
         own = [row for row in rows if row["system"] == name]
         assert np.mean([row["prediction"] == row["target"] for row in own]) == pytest.approx(value, abs=1e-4)
     own = [row for row in rows if row["system"] == "model"]
-    interval = bootstrap_mean([r["score"] for r in own], Resampling(200), [r["group"] for r in own])
+    interval = Ratio.mean([r["score"] for r in own], [r["group"] for r in own]).interval(Resampling(200))
     assert interval.as_dict() == {name: scores[name] for name in ("score", "low", "high")}
     types = {row["item_id"]: row["type"] for row in pq.read_table(folder / "questions.parquet").to_pylist()}
     for kind, part in scores["by_type"].items():
@@ -94,6 +100,44 @@ def test_a_person_can_look_at_a_few_pictures(seeing):
     shown = json.loads((seeing[1] / "shown.json").read_text())
     assert len(shown) == 8 and all(item["picture"].startswith("data:image/png;base64,iVBOR") for item in shown)
     assert all(item["question"] and item["answer"] and item["prediction"] for item in shown)
+
+
+def rows_under(markdown, heading):
+    lines = iter(markdown.splitlines())
+    next(line for line in lines if line.startswith(heading))
+    table = [
+        line
+        for line in takewhile(lambda line: not line.startswith("#"), lines)
+        if line.startswith("| ") and "---" not in line
+    ]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+
+
+def test_the_report_shows_controls_by_type_and_both_fusions(seeing, world):
+    scores, folder = seeing
+    evaluation = Evaluation(folder, "evaluate_visual", "x", "d", scores)
+    markdown = report_on(evaluation, Store(world.build("reporting").runtime), "evaluate own pictures").markdown
+    header, overall, *kinds = rows_under(markdown, "## Controls by type of question")
+    columns = {name: place for place, name in enumerate(header)}
+    assert overall[0] == "all" and {row[0] for row in kinds[: len(scores["by_type"])]} == set(scores["by_type"])
+    for system in ("question only", "shuffled image", "majority", "cnn mlp", "random weights"):
+        assert overall[columns[system]] == f"{scores['baselines'][system.replace(' ', '_')]:.3f}"
+    for row in kinds[: len(scores["by_type"])]:
+        part = scores["by_type"][row[0]]
+        assert row[columns["items"]] == str(part["items"]) and row[columns["model"]].startswith(
+            f"{part['model']['score']:.3f} ("
+        )
+        assert row[columns["shuffled image"]] == f"{part['shuffled_image']:.3f}"
+    assert any(row[0] == "question only" and row[1].startswith("+0.") for row in kinds)  # the paired gain
+    fusions = {row[0]: row for row in rows_under(markdown, "## Fusions")}
+    gain = scores["fusions"]["prefix_over_cross_attention"]
+    assert fusions["prefix tokens"][2] == f"{gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
+    assert fusions["cross-attention"][1].startswith(f"{scores['fusions']['cross_attention']['score']:.3f} (")
+
+
+def test_the_card_of_the_tasks_shows_the_other_fusion(seeing):
+    row = dict(zip(HEADINGS, rows_of({"downstream": {"own_pictures": seeing[0]}})[0], strict=True))
+    assert "cross-attention" in row["beside it"] and "prefix tokens over it" in row["beside it"]
 
 
 def test_types_of_questions():
@@ -190,10 +234,29 @@ def test_captions_are_found_by_what_the_picture_shows(world, tuned, captioned):
         examples=captioned,
     )
     assert scores["metric"] == "chrf" and scores["score"] > scores["baselines"]["shuffled_image"]
+    assert 0 < scores["baselines"]["majority"] < scores["baselines"]["nearest_neighbour"]
     found = scores["retrieval"]
+    assert found["chance"] == chance(scores["items"], 8)
+    assert found["chance"]["at_1"]["score"] < found["model"]["at_1"]["score"]
+    made = (scores["baselines"]["nearest_neighbour"], found["model"]["mean_reciprocal_rank"]["score"])
+    wanted = RETRIEVED_BY_VERSION[EVALUATE_CAPTIONS.version]
+    assert made == pytest.approx(wanted, abs=0.1), HOW.format("evaluate_captions")
     assert found["model"]["mean_reciprocal_rank"]["score"] > found["shuffled_image"]["mean_reciprocal_rank"]["score"]
+    assert counted_again(build.folder, config) == figures_of_answers(build.folder)
+    evaluation = Evaluation(build.folder, "evaluate_captions", "x", "d", scores)
+    markdown = report_on(evaluation, Store(build.runtime), "evaluate own captions").markdown
+    table = {row[0]: row for row in rows_under(markdown, "## The right caption among 8")}
+    assert table["model"][1].startswith(f"{found['model']['at_1']['score']:.3f} (") and "shuffled image" in table
     ranks = [dict(row["ranks"]) for row in pq.read_table(build.folder / "questions.parquet").to_pylist()]
     assert np.mean([r["model"] <= 5 for r in ranks]) == pytest.approx(found["model"]["at_5"]["score"], abs=1e-4)
+
+
+def test_chance_of_retrieval_is_what_random_ranks_give():
+    ranks = np.concatenate([np.random.default_rng(0).permuted(np.tile(np.arange(1, n + 1), (4000, 1)), axis=1)[:, :n]
+                            for n in (8, 4)], axis=1)  # fmt: skip
+    expected = chance(12, 8)
+    assert (ranks <= 5).mean() == pytest.approx(expected["at_5"]["score"], abs=0.01) == (8 * 5 / 8 + 4) / 12
+    assert (1 / ranks).mean() == pytest.approx(expected["mean_reciprocal_rank"]["score"], abs=0.01)
 
 
 def test_ranks_do_not_reward_a_caption_that_every_picture_makes_likely():

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numba import njit
@@ -24,9 +25,18 @@ from lm_core.corpus.dedup.shingles import mix
 _STEP = 4096
 _SHIFT = np.uint64(32)
 _FREE = np.uint64(0xFFFFFFFFFFFFFFFF)
-# With more new documents than this share, everything is computed afresh.
-_FEW = 0.2
 _MUCH_LONGER = 32
+
+
+class Room(Protocol):
+    """Gives a new array."""
+
+    def __call__(self, name: str, shape: tuple[int, ...], kind: Any) -> np.ndarray: ...
+
+
+def in_memory(name: str, shape: tuple[int, ...], kind: Any) -> np.ndarray:
+    """A new array, wherever there is room."""
+    return np.empty(shape, kind)
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,8 @@ class Pass:
         keepers: (m,) int64, place of the kept document that justifies the removal, -1 for a document that is kept.
         figures: (m, 2) float64, Jaccard similarity to the keeper and containment in it, 0 for a kept document.
         joins: (j, 2) int64, kept documents that share a cluster: a spanning forest of the clusters.
+        components: (m,) int64, for each document one that stands for all those that have to do with each other, by
+            shared bands or proposed containment: what becomes of one cannot concern those of another.
         pairs: (p, 2) int64, all pairs that were compared.
         overlaps: (p, 3) int32, shingles that the two share, and how many each has; -1 for an overlap yet unknown, 0
             shared where the sizes alone rule out what `Bounds` asks for.
@@ -65,6 +77,7 @@ class Pass:
     keepers: np.ndarray
     figures: np.ndarray
     joins: np.ndarray
+    components: np.ndarray
     pairs: np.ndarray
     overlaps: np.ndarray
 
@@ -141,14 +154,14 @@ def _fill(table, values, keys):
 def _overlap(sets, known, place, other, bounds, out):
     """Fill `out` with the shared shingles of two documents and their sizes; -1 when they are unknown."""
     shingles, starts, lengths = sets
+    table, values, overlaps = known
+    slot = _slot(table, (np.uint64(place) << _SHIFT) | np.uint64(other))
+    if table[slot] != _FREE:
+        out[:] = overlaps[values[slot]]
+        return
     out[1], out[2] = lengths[place], lengths[other]
     if out[1] < 0 or out[2] < 0:
-        table, values, overlaps = known
-        slot = _slot(table, (np.uint64(place) << _SHIFT) | np.uint64(other))
-        if table[slot] == _FREE:
-            out[:] = -1
-        else:
-            out[:] = overlaps[values[slot]]
+        out[:] = -1
         return
     if bounds[2] > 1 and min(out[1], out[2]) < bounds[1] * max(out[1], out[2]):
         out[0] = 0
@@ -254,9 +267,24 @@ def _visit(first, last, groups, heads, links, containers, seen, sets, known, bou
     return last
 
 
-def _buckets(keys: np.ndarray) -> tuple[np.ndarray, int]:
+@njit(nogil=True, cache=True)
+def _components(groups, firsts, starts, others, parents):
+    """Fill `parents` (0, 1, 2...) with one document for each component; firsts: -1 for each bucket."""
+    for place in range(len(groups)):
+        for group in groups[place]:
+            if firsts[group] < 0:
+                firsts[group] = place
+            else:
+                parents[_root(parents, place)] = _root(parents, firsts[group])
+        for other in others[starts[place] : starts[place + 1]]:
+            parents[_root(parents, place)] = _root(parents, other)
+    for place in range(len(groups)):
+        parents[place] = _root(parents, place)
+
+
+def _buckets(keys: np.ndarray, room: Room) -> tuple[np.ndarray, int]:
     """Band keys (m, bands) as numbers of buckets (m, bands) that count through all bands, and how many there are."""
-    groups = np.empty(keys.shape, np.int32)
+    groups = room("groups", keys.shape, np.int32)
     total = 0
     for band in range(keys.shape[1]):
         distinct, numbers = np.unique(keys[:, band], return_inverse=True)
@@ -269,20 +297,20 @@ def _table(known: KnownPairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hash table of known pairs, the later place first in each: (keys, rows of overlaps, overlaps)."""
     size = 1 << max(4, (2 * len(known.pairs)).bit_length())
     table, values = np.full(size, _FREE, np.uint64), np.zeros(size, np.int64)
-    turned = known.pairs[:, 0] < known.pairs[:, 1]
-    overlaps = np.where(turned[:, None], known.overlaps[:, [0, 2, 1]], known.overlaps).astype(np.int32)
-    keys = (known.pairs.max(axis=1).astype(np.uint64) << _SHIFT) | known.pairs.min(axis=1).astype(np.uint64)
+    one, other = known.pairs.T
+    turned, overlaps = np.flatnonzero(one < other), known.overlaps.astype(np.int32)
+    overlaps[turned] = overlaps[turned][:, [0, 2, 1]]
+    keys = (np.maximum(one, other).astype(np.uint64) << _SHIFT) | np.minimum(one, other).astype(np.uint64)
     _fill(table, values, keys)
     return table, values, overlaps
 
 
 def _one_pass(
-    keys: np.ndarray, containers: tuple[np.ndarray, np.ndarray], sets: ShingleSets,
-    known: tuple[np.ndarray, np.ndarray, np.ndarray], bounds: Bounds, progress: Callable[[int, int], None],
+    groups: np.ndarray, num_buckets: int, containers: tuple[np.ndarray, np.ndarray], sets: ShingleSets,
+    known: tuple[np.ndarray, np.ndarray, np.ndarray], bounds: Bounds, progress: Callable[[int, int], None], room: Room,
 ) -> Pass:  # fmt: skip
-    count = len(keys)
-    groups, num_buckets = _buckets(keys)
-    heads, links = np.full(num_buckets, -1, np.int32), np.full(keys.shape, -1, np.int32)
+    count = len(groups)
+    heads, links = np.full(num_buckets, -1, np.int32), room("links", groups.shape, np.int32)
     seen, parents = np.full(count, -1, np.int64), np.arange(count)
     keepers, figures = np.full(count, -1, np.int64), np.zeros((count, 2))
     joins, counts = np.empty((count, 2), np.int64), np.zeros(3, np.int64)
@@ -299,7 +327,9 @@ def _one_pass(
         place = stop
     used = pairs[: counts[0]]
     apart = np.stack([used >> _SHIFT, used & np.uint64(0xFFFFFFFF)], axis=1).astype(np.int64)
-    return Pass(keepers, figures, joins[: counts[1]], apart, overlaps[: counts[0]])
+    components = np.arange(count)
+    _components(groups, np.full(num_buckets, -1, np.int32), *containers, components)
+    return Pass(keepers, figures, joins[: counts[1]], components, apart, overlaps[: counts[0]])
 
 
 def greedy_pass(
@@ -308,9 +338,10 @@ def greedy_pass(
     load: Callable[[np.ndarray], ShingleSets],
     *,
     known: KnownPairs,
-    num_new: int,
+    first: np.ndarray,
     bounds: Bounds,
     progress: Callable[[int, int], None],
+    room: Room = in_memory,
 ) -> Pass:
     """Decide for each of m documents (in the order of preference) whether it stays.
 
@@ -318,18 +349,23 @@ def greedy_pass(
         keys: (m, bands) uint64, their band keys.
         containers: (p, 2) places of documents, and of an earlier one that may contain it.
         load: gives the shingle sets of the documents of a mask (m,).
-        num_new: how many of the documents no earlier run has seen.
+        first: (m,) bool, documents of which some overlap is likely to be unknown: their sets are loaded at once.
+        room: gives the large arrays; see `Means.array`.
     """
     order = np.argsort(containers[:, 0], kind="stable")
     starts = np.searchsorted(containers[order, 0], np.arange(len(keys) + 1))
-    table = _table(known)
-    wanted = np.full(len(keys), num_new > _FEW * len(keys))
+    containing = starts, containers[order, 1]
+    groups, num_buckets = _buckets(keys, room)
+    wanted = first
     while True:
         sets = load(wanted)
-        found = _one_pass(keys, (starts, containers[order, 1]), sets, table, bounds, progress)
+        found = _one_pass(groups, num_buckets, containing, sets, _table(known), bounds, progress, room)
         missing = found.overlaps[:, 0] < 0
         if not missing.any():
             return found
-        # Overlaps yet unknown counted as none: load what they need, and see whether others are needed then.
-        wanted = wanted.copy()
+        # Overlaps yet unknown counted as none: count them, and see whether others are needed then. What was counted is
+        # known from now on, so that each pass knows more than the one before.
+        pairs, overlaps = np.concatenate([known.pairs, found.pairs[~missing]]), found.overlaps[~missing]
+        known = KnownPairs(pairs, np.concatenate([known.overlaps, overlaps]))
+        wanted = np.zeros(len(first), bool)
         wanted[found.pairs[missing].ravel()] = True

@@ -1,124 +1,158 @@
-"""Lines and passages of documents that earlier runs have read: a document's never change, as its identity is a hash.
+"""Lines and passages of documents that earlier runs have read, and which of them stood in more than one.
 
-A run appends a segment with what it read; when there are many, or most of what they hold is gone, the next run reads
-everything anew. Segments save time and change nothing else: what is missing or damaged is read from the text.
+With few documents that came or went, only the hashes of those that came are looked for among all.
 """
+
+# mypy: allow-untyped-defs
+# Numba infers the types of a kernel's arguments; its docstring names them.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numba import njit
 
-UNIT = np.dtype([("hash", np.uint64), ("start", np.uint32), ("end", np.uint32)])
-_MAX_SEGMENTS = 12
-_BLOCK = 1 << 20
-_FILES = ("documents.npy", "units.bin")
-# Of each document: identity, characters of its text, number of its units.
-_DOCUMENT = np.dtype([("id", np.uint64, (2,)), ("length", np.int64), ("units", np.int64)])
+from lm_core.corpus.dedup.hash_tables import HashSet
+from lm_core.corpus.dedup.segments import Layout, Segments, SegmentWriter, load_arrays, save_arrays
+
+# Of each document: identity, characters of its text, number of its units; of each unit: hash and place, in characters.
+LAYOUT = Layout(
+    {"ids": ("u8", 2), "lengths": ("i8", 1), "num_units": ("i4", 1)},
+    {"hashes": ("u8", "num_units"), "starts": ("u4", "num_units"), "ends": ("u4", "num_units")},
+)
+_UNIT = ("hashes", "starts", "ends")
+_MOST = 255
+_FEW = 0.2
 
 
 @dataclass(frozen=True)
-class Segment:
-    """Units of some documents, one document after the other.
+class Common:
+    """Units that stand in more than one kept document, in the order of hash and row.
 
     Attributes:
-        documents: what `_DOCUMENT` names, (n,); units: (u,) of `UNIT`.
+        hashes: (u,) uint64; rows: (u,) int64, of the segments; starts, ends: (u,) int64.
+        kept: (rows,) bool, the documents that were looked at.
     """
 
-    documents: np.ndarray
-    units: np.ndarray
-
-    def blocks(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Units and the rows of their documents, a block at a time.
-
-        Args:
-            rows: (n,) row of each document; the units of those at -1 are left out.
-        """
-        ends = np.cumsum(self.documents["units"])
-        first = 0
-        while first < len(ends):
-            begin = int(ends[first - 1]) if first else 0
-            last = max(first + 1, int(np.searchsorted(ends, begin + _BLOCK)))
-            owners = np.repeat(rows[first:last], self.documents["units"][first:last])
-            wanted = owners >= 0
-            units = self.units[begin : int(ends[last - 1])]
-            yield (units, owners) if wanted.all() else (units[wanted], owners[wanted])
-            first = last
+    hashes: np.ndarray
+    rows: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    kept: np.ndarray
 
 
-class SegmentWriter:
-    """A new segment, written document by document; use it from one thread at a time."""
+@dataclass(frozen=True)
+class StoredPassages:
+    """What earlier runs have read, in a folder.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._documents: list[np.ndarray] = []
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(folder / "units.bin", "wb")  # noqa: SIM115
+    Attributes:
+        common: what was common in the run before, if it is of these segments.
+    """
 
-    def write(self, ids: np.ndarray, lengths: np.ndarray, counts: np.ndarray, units: np.ndarray) -> None:
-        """Append documents and their units."""
-        documents = np.empty(len(ids), _DOCUMENT)
-        documents["id"], documents["length"], documents["units"] = ids, lengths, counts
-        self._documents.append(documents)
-        units.tofile(self._file)
+    folder: Path
+    segments: Segments
+    common: Common | None
 
-    def finish(self) -> Segment:
-        """The segment, as it lies in its folder."""
-        self._file.close()
-        np.save(self._folder / "documents.npy", np.concatenate([np.empty(0, _DOCUMENT), *self._documents]))
-        return _opened(self._folder)
+    @classmethod
+    def load(cls, folder: Path) -> StoredPassages:
+        """What lies in a folder; nothing, when there is none."""
+        segments = Segments.load(folder, LAYOUT)
+        arrays, definition = load_arrays(folder / "common")
+        known = bool(arrays) and json.loads(definition) == segments.names
+        return cls(folder, segments, Common(**arrays) if known else None)
 
 
-def _opened(folder: Path) -> Segment:
-    documents = np.load(folder / "documents.npy", allow_pickle=False)
-    path = folder / "units.bin"
-    units = np.memmap(path, UNIT, "r") if path.stat().st_size else np.empty(0, UNIT)
-    if documents.dtype != _DOCUMENT or len(units) != documents["units"].sum():
-        raise ValueError(f"{folder} is no segment")
-    return Segment(documents, units)
+@njit(nogil=True, cache=True)
+def _count(hashes, counters):
+    bits = np.uint64(len(counters) - 1)
+    for value in hashes:
+        place = (value >> np.uint64(1)) & bits
+        counters[place] += counters[place] < _MOST
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    found = {}
-    for name in _FILES:
-        with open(folder / name, "rb") as file:
-            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+@njit(nogil=True, cache=True)
+def _in_several(hashes, rows):
+    """Mask of the entries whose hash more than one document has; entries in the order of hash and row."""
+    mask = np.zeros(len(hashes), np.bool_)
+    first = 0
+    while first < len(hashes):
+        last = first
+        while last < len(hashes) and hashes[last] == hashes[first]:
+            last += 1
+        mask[first:last] = rows[first] != rows[last - 1]
+        first = last
+    return mask
 
 
-def load_segments(folder: Path) -> list[Segment]:
-    """The segments in a folder that are what was saved; none when it is time to read everything anew."""
-    segments = []
-    found = sorted(path for path in folder.glob("segment-*") if path.is_dir())
-    for path in found if len(found) < _MAX_SEGMENTS else ():
-        try:
-            if json.loads((path / "digests.json").read_text()) == _digests(path):
-                segments.append(_opened(path))
-        except (OSError, ValueError):
-            continue
-    return segments
+def common_units(
+    segments: Segments, kept: np.ndarray, was: Common | None, num_counters: int, num_threads: int
+) -> Common:
+    """What is common to the documents that are kept.
+
+    Args:
+        kept: (rows,) bool of the segments.
+        was: what was common to those that an earlier run kept.
+        num_counters: a power of two; fewer take less memory and more time.
+    """
+    columns = None
+    if was is not None:
+        before = np.zeros(len(kept), bool)
+        before[: len(was.kept)] = was.kept
+        if (before != kept).sum() <= _FEW * kept.sum():
+            columns = _updated(segments, kept, before, was, num_threads)
+    if columns is None:
+        columns = _found(segments, kept, num_counters)
+    hashes, rows, starts, ends = columns
+    several = _in_several(hashes, rows)
+    return Common(hashes[several], rows[several], starts[several], ends[several], kept)
 
 
-def save_segment(new: Path, folder: Path, *, alone: bool) -> None:
-    """Move a finished segment among the others, or into their place."""
-    folder.mkdir(parents=True, exist_ok=True)
-    old = sorted(folder.glob("segment-*"))
-    number = 1 + max((int(path.name.rpartition("-")[2]) for path in old), default=0)
-    (new / "digests.json").write_text(json.dumps(_digests(new)))
-    target = folder / f"segment-{number:06d}"
-    staged = folder / f"new-{os.getpid()}"
-    shutil.move(new, staged)
-    try:
-        staged.rename(target)
-    except OSError:  # another run was quicker
-        shutil.rmtree(staged)
-        return
-    for path in old if alone else ():
-        shutil.rmtree(path, ignore_errors=True)
+def _found(segments: Segments, kept: np.ndarray, num_counters: int) -> tuple[np.ndarray, ...]:
+    """All units that may stand in more than one place: counters of hashes tell which."""
+    counters, numbers = np.zeros(num_counters, np.uint8), np.where(kept, np.arange(len(kept)), -1)
+    for _, hashes in segments.blocks(["hashes"], numbers):
+        _count(hashes, counters)
+    found = [(np.empty(0, np.uint64), *(np.empty(0, np.int64) for _ in range(3)))]
+    for rows, hashes, starts, ends in segments.blocks(_UNIT, numbers):
+        often = counters[(hashes >> np.uint64(1)) & np.uint64(num_counters - 1)] > 1
+        found.append((hashes[often], rows[often], starts[often].astype(np.int64), ends[often].astype(np.int64)))
+    return _sorted(tuple(np.concatenate(columns) for columns in zip(*found, strict=True)))
+
+
+def _sorted(columns: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    order = np.lexsort((columns[1], columns[0]))
+    return tuple(column[order] for column in columns)
+
+
+def _updated(
+    segments: Segments, kept: np.ndarray, before: np.ndarray, was: Common, num_threads: int
+) -> tuple[np.ndarray, ...]:
+    """As it was, without what has gone, and with all units of the hashes that came."""
+    came = np.unique(segments.of_documents("hashes", kept & ~before))
+    wanted = HashSet(came)
+    rest = kept[was.rows]
+    rest[wanted.places_in(was.hashes)] = False
+    old = [column[rest] for column in (was.hashes, was.rows, was.starts, was.ends)]
+    rows, hashes, starts, ends = (
+        segments.owners(_UNIT, wanted, num_threads) if segments.parts else (came, came, came, came)
+    )
+    here = kept[rows]
+    new = _sorted((hashes[here], rows[here], starts[here].astype(np.int64), ends[here].astype(np.int64)))
+    is_new = np.zeros(len(old[0]) + len(new[0]), bool)
+    is_new[np.searchsorted(old[0], new[0]) + np.arange(len(new[0]))] = True
+    both = tuple(np.empty(len(is_new), column.dtype) for column in old)
+    for column, its_old, its_new in zip(both, old, new, strict=True):
+        column[is_new], column[~is_new] = its_new, its_old
+    return both
+
+
+def save_common(folder: Path, segments: Segments, new: SegmentWriter | None, kept: np.ndarray, common: Common) -> None:
+    """Add a new segment, and what is common now."""
+    numbers = segments.add(folder, new, kept)
+    looked_at = np.zeros(int(numbers.max(initial=-1)) + 1, bool)
+    looked_at[numbers[kept]] = True
+    arrays = vars(common) | {"rows": numbers[common.rows], "kept": looked_at}
+    save_arrays(folder / "common", arrays, json.dumps(segments.names))

@@ -14,8 +14,9 @@ index. Counters of hashes tell which can be common at all, and only these are co
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -24,8 +25,9 @@ import pyarrow as pa
 from numba import njit
 
 from lm_core.corpus.config import DeduplicateConfig
-from lm_core.corpus.dedup.passage_store import UNIT, Segment, SegmentWriter, load_segments, save_segment
-from lm_core.corpus.dedup.search import Means
+from lm_core.corpus.dedup.means import Means
+from lm_core.corpus.dedup.passage_store import LAYOUT, StoredPassages, common_units, save_common
+from lm_core.corpus.dedup.segments import Segments, SegmentWriter
 from lm_core.corpus.dedup.shingles import mix
 from lm_core.corpus.dedup.sketch import text_buffers
 from lm_core.corpus.dedup.texts import Part, Texts
@@ -37,7 +39,6 @@ _PRIME = np.uint64(0x9E3779B97F4A7C15)
 _NEWLINE, _SPACE = 10, 32
 # Counters for each byte of text; a unit takes some forty bytes.
 _COUNTERS_PER_BYTE = 1 / 16
-_MOST = 255
 # What would lose more than that is left whole.
 _MAX_CUT_FRACTION = 0.5
 
@@ -115,14 +116,6 @@ def _units(offsets, data, sources, least_line, least_passage, lengths, out):
 
 
 @njit(nogil=True, cache=True)
-def _count(hashes, counters):
-    bits = np.uint64(len(counters) - 1)
-    for value in hashes:
-        place = (value >> np.uint64(1)) & bits
-        counters[place] += counters[place] < _MOST
-
-
-@njit(nogil=True, cache=True)
 def _merged(rows, starts, ends, kinds):
     """Join places (in the order of row and start) that touch, in place; returns how many are left."""
     count = 0
@@ -144,8 +137,8 @@ class _Reader:
         self.least_line = config.min_boilerplate_characters if config.boilerplate_fraction is not None else never
         self.least_passage = config.min_passage_characters if config.max_passage_documents is not None else never
 
-    def __call__(self, part: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Rows of the texts, their lengths, how many units each has, and these."""
+    def __call__(self, part: Part) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Rows of the texts, and the columns of `LAYOUT`."""
         rows, texts = part()
         offsets, data = text_buffers(texts)
         room = 3 * int(offsets[-1] - offsets[0]) // min(self.least_line, self.least_passage) + 4
@@ -154,110 +147,106 @@ class _Reader:
         least = self.least_line, self.least_passage
         count = _units(offsets, data, self.sources[rows], *least, lengths, out)
         hashes, owners, starts, ends = (column[:count] for column in out)
-        units = np.empty(count, UNIT)
-        units["hash"], units["start"], units["end"] = hashes, starts, ends
-        return rows, lengths, np.bincount(owners, minlength=len(rows)), units
+        counts = np.bincount(owners, minlength=len(rows))
+        return rows, {"lengths": lengths, "num_units": counts, "hashes": hashes, "starts": starts, "ends": ends}
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The documents among n texts that were kept.
+class Named:
+    """What n texts are called.
 
     Attributes:
-        mask: (n,) bool.
-        ranks: (n,) int64, place of each row in the order of preference.
         doc_ids: (n, 2) uint64.
-        sources: dictionary array, the source of each row.
+        sources: dictionary array, the source of each.
     """
 
-    mask: np.ndarray
-    ranks: np.ndarray
     doc_ids: np.ndarray
     sources: pa.Array
 
-    def rows_of(self, doc_ids: np.ndarray) -> np.ndarray:
-        """Row of each identity, -1 for one that is not among them or was not kept."""
-        rows = np.flatnonzero(self.mask)
-        rows = rows[np.argsort(self.doc_ids[rows, 0], kind="stable")]
-        if not len(rows):
-            return np.full(len(doc_ids), -1, np.int64)
-        places = np.minimum(np.searchsorted(self.doc_ids[rows, 0], doc_ids[:, 0]), len(rows) - 1)
-        return np.where((self.doc_ids[rows[places]] == doc_ids).all(axis=1), rows[places], -1)
-
     def source_numbers(self) -> np.ndarray:
-        """(n,) int64, number of each row's source."""
+        """(n,) int64, number of each text's source."""
         numbers: np.ndarray = self.sources.indices.to_numpy(zero_copy_only=False).astype(np.int64)
         return numbers
 
     def source_hashes(self) -> np.ndarray:
-        """(n,) uint64, a hash of each row's source: the same in every corpus."""
+        """(n,) uint64, a hash of each text's source: the same in every corpus."""
         digests = [hashlib.sha256(name.encode()).digest()[:8] for name in self.sources.dictionary.to_pylist()]
         return np.frombuffer(b"".join(digests), np.uint64)[self.source_numbers()]
 
 
+class Passages:
+    """Lines and passages of n texts: those that earlier runs have read, and those that this one reads.
+
+    Args:
+        folder: what earlier runs have read; what is new is added.
+        work: an empty folder's place, for what is new.
+
+    Attributes:
+        rows: (n,) int64, of each text in the segments, -1 for one that was not read.
+    """
+
+    def __init__(self, texts: Texts, named: Named, config: DeduplicateConfig, folder: Path, work: Path) -> None:
+        self.named, self.stored = named, StoredPassages.load(folder)
+        self.rows = self.stored.segments.rows_of(named.doc_ids)
+        self._texts, self._config, self._work, self._lock = texts, config, work, Lock()
+        self._writer: SegmentWriter | None = None
+        self._num_new = 0
+
+    def read(self, wanted: np.ndarray, means: Means) -> None:
+        """Read the texts of a mask that were not read yet."""
+        new = wanted & (self.rows < 0)
+        if not new.any():
+            return
+        reader = _Reader(self.named.source_hashes(), self._config)
+        if self._writer is None:
+            self._writer = SegmentWriter(self._work, LAYOUT)
+        means.each(self._texts.parts(new), partial(self._read_part, reader, self._writer), "parts")
+
+    def _read_part(self, reader: _Reader, writer: SegmentWriter, part: Part) -> None:
+        rows, columns = reader(part)
+        with self._lock:
+            writer.write(columns | {"ids": self.named.doc_ids[rows]})
+            self.rows[rows] = len(self.stored.segments) + self._num_new + np.arange(len(rows))
+            self._num_new += len(rows)
+
+    def finish(self) -> tuple[Segments, SegmentWriter | None]:
+        """All that was read, and what the new ones among it were written with."""
+        known = self.stored.segments
+        if self._writer is None:
+            return known, None
+        return Segments(LAYOUT, [*known.parts, self._writer.finish()], known.names), self._writer
+
+
 def find_passages(
-    texts: Texts, kept: Kept, num_bytes: int, config: DeduplicateConfig, means: Means, *, store: Path, work: Path
+    passages: Passages, kept: np.ndarray, ranks: np.ndarray, num_bytes: int, config: DeduplicateConfig, means: Means
 ) -> pa.Table:
     """Places to cut from the texts that were kept.
 
     Args:
-        num_bytes: length of all texts.
-        store: folder of what earlier runs have read; what is new is added.
-        work: an empty folder's place, for what is new.
+        kept: (n,) bool; ranks: (n,) int64, place of each text in the order of preference.
+        num_bytes: length of the texts that were kept.
 
     Returns:
         A table of row, kind, start, length (characters), in the order of row and start.
     """
-    known = [(segment, kept.rows_of(segment.documents["id"])) for segment in load_segments(store)]
-    new = kept.mask.copy()
-    for _, rows in known:
-        new[rows[rows >= 0]] = False
-    if new.any():
-        fresh = _read_new(texts, new, kept, config, means, work)
-        known.append((fresh, kept.rows_of(fresh.documents["id"])))
-    lengths = np.zeros(len(texts), np.int64)
-    for segment, rows in known:
-        lengths[rows[rows >= 0]] = segment.documents["length"][rows >= 0]
-    hashes, owners, starts, ends = _common(known, _num_counters(num_bytes, means))
-    numbers = kept.source_numbers()
-    documents_of_source = np.bincount(numbers[kept.mask], minlength=len(kept.sources.dictionary))
-    cut = _to_cut(hashes, owners, kept.ranks, documents_of_source[numbers[owners]], config)
-    found = _cuts(hashes[cut], owners[cut], starts[cut], ends[cut], lengths)
-    if new.any():
-        save_segment(work, store, alone=len(known) == 1)
+    passages.read(kept, means)
+    segments, new = passages.finish()
+    rows, stored = passages.rows[kept], passages.stored
+    today = np.full(len(segments), -1, np.int64)
+    today[rows] = np.flatnonzero(kept)
+    common = common_units(segments, today >= 0, stored.common, _num_counters(num_bytes, means), means.num_threads)
+    with ThreadPoolExecutor(1) as aside:
+        saved = aside.submit(save_common, stored.folder, segments, new, today >= 0, common)
+        lengths, own = np.zeros(len(kept), np.int64), np.empty(len(rows), np.int64)
+        segments.gather("lengths", rows, own)
+        lengths[kept] = own
+        numbers = passages.named.source_numbers()
+        documents_of_source = np.bincount(numbers[kept], minlength=len(passages.named.sources.dictionary))
+        owners = today[common.rows]
+        cut = _to_cut(common.hashes, owners, ranks, documents_of_source[numbers[owners]], config)
+        found = _cuts(common.hashes[cut], owners[cut], common.starts[cut], common.ends[cut], lengths)
+        saved.result()
     return found
-
-
-def _read_new(
-    texts: Texts, new: np.ndarray, kept: Kept, config: DeduplicateConfig, means: Means, work: Path
-) -> Segment:
-    read, lock, writer = _Reader(kept.source_hashes(), config), Lock(), SegmentWriter(work)
-
-    def read_part(part: Part) -> None:
-        rows, lengths, counts, units = read(part)
-        with lock:
-            writer.write(kept.doc_ids[rows], lengths, counts, units)
-
-    means.each(texts.parts(new), read_part, "parts")
-    return writer.finish()
-
-
-def _common(known: list[tuple[Segment, np.ndarray]], num_counters: int) -> tuple[np.ndarray, ...]:
-    """Hashes, rows, starts and ends of all units that may stand in more than one place."""
-    counters = np.zeros(num_counters, np.uint8)
-
-    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for segment, rows in known:
-            yield from segment.blocks(rows)
-
-    for units, _ in blocks():
-        _count(units["hash"].copy(), counters)
-    found = [(np.empty(0, np.uint64), *(np.empty(0, np.int64) for _ in range(3)))]
-    for units, owners in blocks():
-        often = counters[(units["hash"] >> np.uint64(1)) & np.uint64(num_counters - 1)] > 1
-        chosen = units[often]
-        found.append((chosen["hash"], owners[often], chosen["start"].astype(np.int64), chosen["end"].astype(np.int64)))
-    return tuple(np.concatenate(columns) for columns in zip(*found, strict=True))
 
 
 def _num_counters(num_bytes: int, means: Means) -> int:
@@ -265,38 +254,48 @@ def _num_counters(num_bytes: int, means: Means) -> int:
     return 1 << (wanted.bit_length() - 1)
 
 
+@njit(nogil=True, cache=True)
+def _choose(hashes, rows, ranks, least, most, mask):
+    """Mark what is to be cut: see `_to_cut`; a document's entries stand side by side within those of a hash.
+
+    Args:
+        least: for each entry, documents that make its line boilerplate; most: documents in which a passage may stand.
+    """
+    first = 0
+    while first < len(hashes):
+        last, documents, preferred = first, 0, rows[first]
+        while last < len(hashes) and hashes[last] == hashes[first]:
+            documents += last == first or rows[last] != rows[last - 1]
+            if ranks[rows[last]] < ranks[preferred]:
+                preferred = rows[last]
+            last += 1
+        if hashes[first] & _KIND == _LINE:
+            mask[first:last] = documents >= least[first]
+        elif documents > most:
+            for index in range(first, last):
+                mask[index] = rows[index] != preferred
+        first = last
+
+
 def _to_cut(
     hashes: np.ndarray, rows: np.ndarray, ranks: np.ndarray, documents_of_source: np.ndarray, config: DeduplicateConfig
 ) -> np.ndarray:
     """Mask of the places to cut: those of boilerplate, and of passages outside the preferred document that has them."""
-    order = np.lexsort((ranks[rows], hashes))
-    values, owners = hashes[order], rows[order]
-    begins = np.ones(len(values), bool)
-    begins[1:] = values[1:] != values[:-1]
-    group = np.cumsum(begins) - 1
-    new_document = begins.copy()
-    new_document[1:] |= owners[1:] != owners[:-1]
-    num_documents = np.bincount(group, weights=new_document).astype(np.int64)[group]
-    preferred = owners[np.flatnonzero(begins)][group]
     fraction = 1.0 if config.boilerplate_fraction is None else config.boilerplate_fraction
-    line = (values & _KIND) == _LINE
-    boilerplate = line & (num_documents >= np.maximum(config.min_boilerplate_documents,
-                                                      fraction * documents_of_source[order]))  # fmt: skip
-    most = config.max_passage_documents or 0
-    repeated = ~line & (num_documents > most) & (owners != preferred)
+    least = np.maximum(config.min_boilerplate_documents, fraction * documents_of_source)
     mask = np.zeros(len(hashes), bool)
-    mask[order[boilerplate | repeated]] = True
+    _choose(hashes, rows, ranks, least, config.max_passage_documents or 0, mask)
     return mask
 
 
 def _cuts(hashes: np.ndarray, rows: np.ndarray, starts: np.ndarray, ends: np.ndarray, lengths: np.ndarray) -> pa.Table:
-    kinds = np.where((hashes & _KIND) == _LINE, BOILERPLATE, REPEATED)
-    order = np.lexsort((kinds, -ends, starts, rows))
-    is_line = kinds[order] == BOILERPLATE
-    rows, starts, ends = rows[order], starts[order], ends[order]
-    count = _merged(rows, starts, ends, is_line)
-    rows, starts, ends, is_line = rows[:count], starts[:count], ends[:count], is_line[:count]
+    repeated = (hashes & _KIND) != _LINE
+    order = np.lexsort((repeated, -ends, starts, rows))
+    rows, starts, ends, repeated = rows[order], starts[order], ends[order], repeated[order]
+    count = _merged(rows, starts, ends, repeated)
+    rows, starts, ends, repeated = rows[:count], starts[:count], ends[:count], repeated[:count]
     lost = np.bincount(rows, weights=ends - starts, minlength=len(lengths))
     left = (lost <= _MAX_CUT_FRACTION * lengths)[rows]
-    columns = (rows, np.where(is_line, BOILERPLATE, REPEATED), starts, ends - starts)
-    return pa.table([pa.array(column[left]) for column in columns], names=["row", "kind", "start", "length"])
+    kinds = pa.array([BOILERPLATE, REPEATED]).take(pa.array(repeated[left].astype(np.int8)))
+    columns = (pa.array(rows[left]), kinds, pa.array(starts[left]), pa.array((ends - starts)[left]))
+    return pa.table(columns, names=["row", "kind", "start", "length"])

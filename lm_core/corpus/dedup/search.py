@@ -1,132 +1,59 @@
 """The search for copies: sketch what is new, collapse equal texts, compare what shares a band, keep greedily.
 
-Memory is bounded whatever the corpus: texts are read part by part, to sketch them and, where the shingles did not find
-room in memory, again for the shingles of those with company; arrays that outgrow their share lie in files. Bands are
-searched one by one.
+With an index of what an earlier run has found, only the documents that have to do with what came or went since are
+compared; the result is the same. Bands are searched one by one, and arrays that outgrow their share of the memory lie
+in files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lm_core.corpus.characters import character_table
 from lm_core.corpus.config import DeduplicateConfig
-from lm_core.corpus.dedup.containment import Samples, proposed_pairs
-from lm_core.corpus.dedup.greedy import Bounds, KnownPairs, ShingleSets, greedy_pass
-from lm_core.corpus.dedup.index import BandIndex
-from lm_core.corpus.dedup.shingles import distinct_shingles, shingle_sets
-from lm_core.corpus.dedup.sketch import Sketches, sketch, text_buffers
-from lm_core.corpus.dedup.texts import Part, Texts
-from lm_core.mapping import Mapper, in_threads
-from lm_core.store import Progress, silent
+from lm_core.corpus.dedup.clusters import clusters_of
+from lm_core.corpus.dedup.containment import Proposals, proposals
+from lm_core.corpus.dedup.greedy import Bounds, KnownPairs, Pass, greedy_pass
+from lm_core.corpus.dedup.hash_tables import repeated, rows_among
+from lm_core.corpus.dedup.index import Found, Index, both
+from lm_core.corpus.dedup.means import SMALL, Means
+from lm_core.corpus.dedup.sketching import Sketched, load_sets, sketch_all
+from lm_core.corpus.dedup.texts import Texts
+from lm_core.corpus.dedup.update import Update, what_is_concerned
 
-
-@dataclass(frozen=True)
-class Means:
-    """With what a search works; none of it changes the result.
-
-    Attributes:
-        folder: where arrays go that outgrow their share of the memory; None keeps them in memory.
-        memory_bytes: of all arrays together; an eighth for each.
-        mapper: who works on parts instead of this process' threads.
-    """
-
-    num_threads: int = 1
-    folder: Path | None = None
-    memory_bytes: int = 1_000_000_000
-    progress: Progress = silent
-    mapper: Mapper | None = None
-
-    def array(self, name: str, shape: tuple[int, ...], kind: Any) -> np.ndarray:
-        """A new array, in a file when it is large."""
-        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
-        if self.folder is None or size <= self.memory_bytes // 8:
-            return np.empty(shape, kind)
-        return np.memmap(self.folder / f"{name}.array", kind, "w+", shape=shape)
-
-    def over(self, parts: list[Part], function: Callable[[Part], Any], take: Callable[[Any], None], unit: str) -> None:
-        """Take the result of a function for each part; the function may run elsewhere (see `lm_core.mapping`)."""
-        mapper = self.mapper or in_threads(self.num_threads)
-        for done, result in enumerate(mapper(function, parts)):
-            take(result)
-            self.progress(done, len(parts), unit)
-
-    def over_bands(self, function: Callable[[np.ndarray], np.ndarray], bands: Iterable[np.ndarray]) -> Iterable[Any]:
-        """Results of a function for each band: one after the other here (a band is large), side by side elsewhere."""
-        return (self.mapper or map)(function, bands)
-
-    def each(self, parts: list[Part], work: Callable[[Part], None], unit: str) -> None:
-        """Do the work on all parts, several at a time."""
-        with ThreadPoolExecutor(self.num_threads) as pool:
-            for done, _ in enumerate(pool.map(work, parts)):
-                self.progress(done, len(parts), unit)
-
-
-SMALL = Means()
+# With more new documents than this share, everything is computed afresh.
+_FEW = 0.2
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found among n documents; numbers are rows.
+    """What was found among n documents.
 
     Attributes:
-        keepers: (n,) int64, the row kept instead; -1 for a document that is kept.
-        figures: (n, 2) float64, Jaccard similarity to the keeper and containment in it; 1 for equal texts, 0 for a
-            kept document.
-        exact: (n,) bool, dropped because the text of the keeper is the same byte for byte.
-        related: (j, 2) int64, pairs of kept rows that share a cluster.
-        sketches: of all documents.
-        pairs: (p, 2) int64, rows that were compared; overlaps: (p, 3) int32, what they share, and both sizes.
+        found: by rows; exact: (n,) bool, dropped because the text of the keeper is the same byte for byte.
     """
 
-    keepers: np.ndarray
-    figures: np.ndarray
+    found: Found
     exact: np.ndarray
-    related: np.ndarray
-    sketches: Sketches
-    pairs: np.ndarray
-    overlaps: np.ndarray
+    sketched: Sketched
+
+    @property
+    def keepers(self) -> np.ndarray:
+        """See `Found`."""
+        return self.found.keepers
+
+    @property
+    def figures(self) -> np.ndarray:
+        """See `Found`."""
+        return self.found.figures
 
     @property
     def similarities(self) -> np.ndarray:
         """(p,) float64, Jaccard similarities of the pairs that were compared."""
-        shared, first, second = self.overlaps.T.astype(np.float64)
+        shared, first, second = self.found.overlaps.T.astype(np.float64)
         similarities: np.ndarray = shared / np.maximum(first + second - shared, 1)
         return similarities
-
-
-@dataclass
-class AtHand:
-    """Shingles of texts that were sketched in this run, as far as their share of the memory goes.
-
-    Attributes:
-        parts: for each part of the texts its rows, where the shingles of each begin and end (rows + 1,), and these.
-    """
-
-    free_bytes: int
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
-
-    def keep(self, rows: np.ndarray, found: Sketches) -> None:
-        """Keep the shingles of a part."""
-        if found.shingles is not None:
-            self.free_bytes -= found.shingles.nbytes
-            starts = np.concatenate([[0], np.cumsum(found.num_shingles)]).astype(np.int64)
-            self.parts.append((rows, starts, found.shingles))
-
-
-@dataclass(frozen=True)
-class Known:
-    """What a band index knows of n documents: `rows` (n,) holds their rows in it, -1 for new ones."""
-
-    index: BandIndex
-    rows: np.ndarray
 
 
 def find_duplicates(
@@ -134,192 +61,141 @@ def find_duplicates(
     preference: np.ndarray,
     config: DeduplicateConfig,
     *,
-    known: Known | None = None,
+    index: Index | None = None,
     means: Means = SMALL,
 ) -> Findings:
     """Find the copies among texts.
 
     Args:
         preference: all rows, in the order in which they may become keepers.
-        known: what need not be computed again.
+        index: what need not be computed again.
     """
-    known = known or Known(BandIndex.empty(config.num_bands), np.full(len(texts), -1, np.int64))
-    # What other machines have sketched stays there.
-    at_hand = AtHand(means.memory_bytes // 5 if means.mapper is None else 0, [])
-    sketches = _sketches(texts, config, known, means, at_hand)
-    keepers = equal_texts(sketches.content, preference)
-    exact = keepers >= 0
-    survivors = preference[~exact[preference]]
-    containers = _containers(sketches.samples, survivors, config)
-    crowded = _with_company(sketches, survivors, means)
-    crowded[containers.ravel()] = True
-    rows = survivors[crowded[survivors]]
-    places = np.full(len(texts), -1, np.int64)
-    places[rows] = np.arange(len(rows))
-    found = greedy_pass(
-        sketches.keys[rows],
-        places[containers],
-        lambda wanted: _load_sets(texts, rows, wanted, places, sketches.num_shingles, config, means, at_hand),
-        known=_known_pairs(known, places),
-        num_new=int((known.rows[rows] < 0).sum()),
-        bounds=Bounds(
-            config.threshold, config.cluster_threshold, config.containment_threshold, config.min_contained_shingles
-        ),
-        progress=lambda done, total: means.progress(done, total, "candidates"),
-    )
-    figures = np.repeat(np.where(exact, 1.0, 0.0)[:, None], 2, axis=1)
-    near = found.keepers >= 0
-    keepers[rows[near]], figures[rows[near]] = rows[found.keepers[near]], found.figures[near]
+    sketched = sketch_all(texts, config, index, means)
+    equal = equal_texts(sketched.content, preference)
+    question = _Question(texts, preference, config, index, means, sketched, equal < 0)
+    return _with_equal_texts(question.answer(), equal, sketched)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked of n documents: as the arguments of `find_duplicates`, and what is known of their texts.
+
+    Attributes:
+        survivors: (n,) bool, documents that are compared: of equal texts only the preferred one.
+    """
+
+    texts: Texts
+    preference: np.ndarray
+    config: DeduplicateConfig
+    index: Index | None
+    means: Means
+    sketched: Sketched
+    survivors: np.ndarray
+
+    def answer(self) -> Found:
+        """What becomes of the survivors: found by comparing what is concerned; the rest is as it was."""
+        count = len(self.survivors)
+        if self.index is None:
+            return self._compared(*self._everything(np.zeros(count, bool), Found.nothing(count)))
+        was = self.index.found.renumbered(self.sketched.today()[: len(self.index.found.keepers)], count)
+        ranks = self._ranks()
+        if self.index.holds:
+            update = what_is_concerned(
+                self.index.found, was, self.sketched, self.survivors, ranks, self.config, self.means.num_threads
+            )
+            if update is not None:
+                return self._compared(update, was, was)
+        return self._compared(*self._everything(self.index.rows >= 0, was))
+
+    def _ranks(self) -> np.ndarray:
+        """(n,) int64, place of each survivor in the order of preference, -1 for the others."""
+        ranks = np.empty(len(self.survivors), np.int64)
+        ranks[self.preference] = np.arange(len(ranks))
+        ranks[~self.survivors] = -1
+        return ranks
+
+    def _everything(self, old: np.ndarray, was: Found) -> tuple[Update, Found, Found]:
+        """All that can have to do with each other, and of the others that they are alone."""
+        survivors, sketched = self.survivors, self.sketched
+        proposed = Proposals.none(len(survivors))
+        if self.config.containment_threshold is not None:
+            proposed = proposals(sketched.all_samples(), self._ranks(), self.config.containment_threshold)
+        concerned = _with_company(sketched, np.flatnonzero(survivors), self.means)
+        concerned[proposed.pairs.ravel()] = True
+        alone = np.where(survivors, np.arange(len(survivors)), -1)
+        # With many new ones, all texts are read at once.
+        few = len(was.pairs) > 0 and (concerned & ~old).sum() <= _FEW * concerned.sum()
+        beside_new = np.zeros(len(survivors), bool) if few else concerned
+        rest = replace(Found.nothing(len(survivors)), components=alone, clusters=alone)
+        return Update(concerned, beside_new, proposed), rest, was
+
+    def _compared(self, update: Update, rest: Found, was: Found) -> Found:
+        """What becomes of the documents that are concerned, and of the `rest`; of some pairs it `was` known before."""
+        concerned, survivors = update.concerned, self.survivors
+        rows = self.preference[concerned[self.preference]]
+        found = self._passed(rows, update, was)
+        keepers, figures = np.where(survivors, rest.keepers, -1), rest.figures.copy()
+        components, clusters = np.where(survivors, rest.components, -1), rest.clusters.copy()
+        keepers[rows] = np.where(found.keepers >= 0, rows[found.keepers], -1)
+        figures[rows], components[rows] = found.figures, rows[found.components]
+        clusters[rows] = rows[clusters_of(self._identities(rows), found.joins)]
+        apart = np.flatnonzero(both((~concerned & survivors)[rest.pairs]))
+        return Found(
+            survivors, keepers, figures, components, clusters, update.proposals.taken, update.proposals.limits,
+            update.proposals.pairs, np.concatenate([rest.pairs[apart], rows[found.pairs]]),
+            np.concatenate([rest.overlaps[apart], found.overlaps]),
+        )  # fmt: skip
+
+    def _passed(self, rows: np.ndarray, update: Update, was: Found) -> Pass:
+        """The greedy pass over the rows that are concerned, in the order of preference."""
+        config, means, sketched = self.config, self.means, self.sketched
+        places = np.full(len(self.survivors), -1, np.int64)
+        places[rows] = np.arange(len(rows))
+        usable = np.flatnonzero(both(update.concerned[was.pairs]))
+        containers = update.proposals.pairs
+        keys = means.array("keys-compared", (len(rows), sketched.keys.shape[1]), np.uint64)
+        np.take(sketched.keys, rows, axis=0, out=keys, mode="clip")  # any other mode buffers
+        return greedy_pass(
+            keys,
+            places[containers[update.concerned[containers[:, 0]]]],
+            lambda wanted: load_sets(self.texts, rows, wanted, sketched, config, means),
+            known=KnownPairs(places[was.pairs[usable]], was.overlaps[usable]),
+            first=update.beside_new[rows],
+            bounds=Bounds(
+                config.threshold, config.cluster_threshold, config.containment_threshold, config.min_contained_shingles
+            ),
+            progress=lambda done, total: means.progress(done, total, "candidates"),
+            room=means.array,
+        )
+
+    def _identities(self, rows: np.ndarray) -> np.ndarray:
+        if self.index is None:
+            return np.stack([rows.astype(np.uint64)] * 2, axis=1)
+        return self.index.doc_ids[rows]
+
+
+def _with_equal_texts(found: Found, equal: np.ndarray, sketched: Sketched) -> Findings:
+    """With the documents that were not compared, as their text is that of another."""
+    exact = equal >= 0
+    keepers, figures = np.where(exact, equal, found.keepers), np.where(exact[:, None], 1.0, found.figures)
     # A copy of a document that was itself dropped is justified by what that document was dropped for.
-    moved = np.flatnonzero(exact & (keepers[keepers] >= 0))
-    exact[moved], figures[moved], keepers[moved] = False, figures[keepers[moved]], keepers[keepers[moved]]
-    return Findings(keepers, figures, exact, rows[found.joins], sketches, rows[found.pairs], found.overlaps)
-
-
-def _containers(samples: Samples, survivors: np.ndarray, config: DeduplicateConfig) -> np.ndarray:
-    """(p, 2) rows: a text, and one preferred to it that may contain it."""
-    if config.containment_threshold is None:
-        return np.empty((0, 2), np.int64)
-    ranks = np.full(len(survivors) and int(survivors.max()) + 1, -1, np.int64)
-    ranks[survivors] = np.arange(len(survivors))
-    if len(samples.rows):
-        ranks = np.append(ranks, np.full(max(0, int(samples.rows.max()) + 1 - len(ranks)), -1))
-    return proposed_pairs(samples, ranks, config.containment_threshold)
-
-
-def _sketches(texts: Texts, config: DeduplicateConfig, known: Known, means: Means, at_hand: AtHand) -> Sketches:
-    """Sketches of all texts: copied where they are known, computed where not."""
-    count = len(texts)
-    keys = means.array("keys", (count, config.num_bands), np.uint64)
-    content, num_shingles = np.empty((count, 2), np.uint64), np.empty(count, np.int64)
-    old = np.flatnonzero(known.rows >= 0)
-    source = known.rows[old]
-    keys[old], content[old], num_shingles[old] = (
-        known.index.keys[source],
-        known.index.content[source],
-        known.index.num_shingles[source],
-    )
-
-    new_samples: list[Samples] = []
-
-    def take(result: tuple[np.ndarray, Sketches]) -> None:
-        rows, found = result
-        keys[rows], content[rows], num_shingles[rows] = found.keys, found.content, found.num_shingles
-        new_samples.append(Samples(found.samples.values, rows[found.samples.rows]))
-        at_hand.keep(rows, found)
-
-    work = partial(_sketch_part, config=config, at_hand=at_hand if at_hand.free_bytes else None)
-    means.over(texts.parts(known.rows < 0), work, take, "parts")
-    return Sketches(content, keys, num_shingles, _known_samples(known).with_others(new_samples))
-
-
-def _sketch_part(part: Part, *, config: DeduplicateConfig, at_hand: AtHand | None) -> tuple[np.ndarray, Sketches]:
-    rows, texts = part()
-    return rows, sketch(
-        texts,
-        shingle_tokens=config.shingle_tokens,
-        num_bands=config.num_bands,
-        band_rows=config.band_rows,
-        min_sampled_shingles=None if config.containment_threshold is None else config.min_contained_shingles,
-        keep_shingles=at_hand is not None and at_hand.free_bytes > 0,
-    )
-
-
-def _known_samples(known: Known) -> Samples:
-    new_rows = np.full(len(known.index.doc_ids), -1, np.int64)
-    old = np.flatnonzero(known.rows >= 0)
-    new_rows[known.rows[old]] = old
-    return Samples(known.index.sample_values, known.index.sample_rows).renumbered(new_rows)
+    moved = np.flatnonzero(exact & (keepers[equal] >= 0))
+    exact[moved], figures[moved], keepers[moved] = False, figures[equal[moved]], keepers[equal[moved]]
+    return Findings(replace(found, keepers=keepers, figures=figures), exact, sketched)
 
 
 def equal_texts(content: np.ndarray, preference: np.ndarray) -> np.ndarray:
     """For each text the preferred of those equal to it; -1 for this one itself."""
-    ranks = np.empty(len(preference), np.int64)
-    ranks[preference] = np.arange(len(preference))
-    order = np.lexsort((ranks, content[:, 1], content[:, 0]))
-    begins = np.ones(len(order), bool)
-    begins[1:] = (content[order[1:]] != content[order[:-1]]).any(axis=1)
-    first = order[np.flatnonzero(begins)][np.cumsum(begins) - 1]
-    keepers = np.full(len(order), -1, np.int64)
-    keepers[order[~begins]] = first[~begins]
-    return keepers
+    backwards = preference[::-1]
+    first = backwards[rows_among(content[backwards], content)]
+    return np.where(first == np.arange(len(first)), -1, first)
 
 
-def _with_company(sketches: Sketches, survivors: np.ndarray, means: Means) -> np.ndarray:
+def _with_company(sketched: Sketched, survivors: np.ndarray, means: Means) -> np.ndarray:
     """Mask of the rows that share a band with another survivor: only these can have copies."""
-    mask = np.zeros(len(sketches.keys), bool)
-    rows = survivors[sketches.num_shingles[survivors] > 0]
-    bands = (sketches.keys[rows, band] for band in range(sketches.keys.shape[1]))
-    for shared in means.over_bands(_shared_in_band, bands):
+    mask = np.zeros(len(sketched.keys), bool)
+    rows = survivors[sketched.num_shingles[survivors] > 0]
+    bands = (sketched.keys[rows, band] for band in range(sketched.keys.shape[1]))
+    for shared in means.over_bands(repeated, bands):
         mask[rows[shared]] = True
     return mask
-
-
-def _shared_in_band(keys: np.ndarray) -> np.ndarray:
-    """Places of the keys that stand in a band more than once."""
-    order = np.argsort(keys)
-    same = keys[order[1:]] == keys[order[:-1]]
-    return np.concatenate([order[1:][same], order[:-1][same]])
-
-
-def _known_pairs(known: Known, places: np.ndarray) -> KnownPairs:
-    """The pairs of the index both of whose documents have a place, as places."""
-    of_index = np.full(len(known.index.doc_ids), -1, np.int64)
-    old = np.flatnonzero(known.rows >= 0)
-    of_index[known.rows[old]] = places[old]
-    pairs = of_index[known.index.pairs]
-    usable = (pairs >= 0).all(axis=1)
-    return KnownPairs(pairs[usable], np.asarray(known.index.overlaps)[usable])
-
-
-def _load_sets(
-    texts: Texts, rows: np.ndarray, wanted: np.ndarray, places: np.ndarray, num_shingles: np.ndarray,
-    config: DeduplicateConfig, means: Means, at_hand: AtHand,
-) -> ShingleSets:  # fmt: skip
-    """Shingle sets of the documents rows[wanted]: from the shingles at hand, and of the others from their texts."""
-    room = np.where(wanted, num_shingles[rows], 0)
-    starts = np.concatenate([[0], np.cumsum(room)]).astype(np.int64)
-    shingles = means.array("shingles", (int(starts[-1]),), np.uint64)
-    lengths = np.full(len(rows), -1, np.int64)
-    mask = np.zeros(len(texts), bool)
-    mask[rows[wanted]] = True
-
-    def take(result: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
-        own_rows, own_lengths, own_shingles = result
-        begin = 0
-        for place, length in zip(places[own_rows].tolist(), own_lengths.tolist(), strict=True):
-            shingles[starts[place] : starts[place] + length] = own_shingles[begin : begin + length]
-            lengths[place] = length
-            begin += length
-
-    for result in in_threads(means.num_threads)(partial(_sets_at_hand, mask=mask), at_hand.parts):
-        take(result)
-    for part_rows, _, _ in at_hand.parts:
-        mask[part_rows] = False
-    means.over(texts.parts(mask), partial(_sets_of_part, shingle_tokens=config.shingle_tokens), take, "parts")
-    return ShingleSets(shingles, starts, lengths)
-
-
-def _sets_at_hand(
-    part: tuple[np.ndarray, np.ndarray, np.ndarray], *, mask: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As `_sets_of_part`, of the rows of a mask."""
-    rows, given_starts, given = part
-    chosen = np.flatnonzero(mask[rows])
-    starts = np.concatenate([[0], np.cumsum(np.diff(given_starts)[chosen])]).astype(np.int64)
-    room, lengths = np.empty(starts[-1], np.uint64), np.empty(len(chosen), np.int64)
-    distinct_shingles(given, given_starts, chosen, starts, room, lengths)
-    sets = [room[begin : begin + length] for begin, length in zip(starts[:-1], lengths, strict=True)]
-    return rows[chosen], lengths, np.concatenate([np.empty(0, np.uint64), *sets])
-
-
-def _sets_of_part(part: Part, *, shingle_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of a part, the sizes of their shingle sets, and the sets one after the other."""
-    rows, texts = part()
-    offsets, data = text_buffers(texts)
-    # No text has more shingles than bytes; only the pages that are filled cost memory.
-    starts = np.concatenate([[0], np.cumsum(np.diff(offsets) + 1)]).astype(np.int64)
-    room, lengths = np.empty(starts[-1], np.uint64), np.empty(len(rows), np.int64)
-    shingle_sets(offsets, data, character_table(), shingle_tokens, starts, room, lengths)
-    sets = [room[begin : begin + length] for begin, length in zip(starts[:-1], lengths, strict=True)]
-    return rows, lengths, np.concatenate([np.empty(0, np.uint64), *sets])

@@ -173,11 +173,11 @@ def shingle_sets(offsets, data, table, size, starts, shingles, lengths):
         count = token_hashes(data, offsets[row], offsets[row + 1], table, tokens)
         own = shingles[starts[row] : starts[row + 1]]
         total = shingle_hashes(tokens, count, size, own)
-        lengths[row] = _distinct(own[:total], tokens[:total])
+        lengths[row] = distinct(own[:total], tokens[:total])
 
 
 @njit(nogil=True, cache=True)
-def _distinct(values, scratch):
+def distinct(values, scratch):
     """Sort values in place and move the distinct ones to the front; returns how many there are."""
     sort_hashes(values, scratch)
     length = 0
@@ -203,4 +203,4 @@ def distinct_shingles(given, given_starts, chosen, starts, shingles, lengths):
         text = chosen[number]
         own = shingles[starts[number] : starts[number + 1]]
         own[:] = given[given_starts[text] : given_starts[text + 1]]
-        lengths[number] = _distinct(own, scratch[: len(own)])
+        lengths[number] = distinct(own, scratch[: len(own)])

@@ -17,8 +17,8 @@ import pyarrow as pa
 from numba import njit
 
 from lm_core.corpus.characters import character_table
-from lm_core.corpus.dedup.containment import SAMPLE_BITS, Samples
-from lm_core.corpus.dedup.shingles import mix, shingle_hashes, token_hashes
+from lm_core.corpus.dedup.containment import SAMPLE_BITS
+from lm_core.corpus.dedup.shingles import distinct, mix, shingle_hashes, token_hashes
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _SEED_LOW, _SEED_HIGH = np.uint64(0x243F6A8885A308D3), np.uint64(0x13198A2E03707344)  # digits of pi
@@ -64,20 +64,18 @@ def _minhash(shingles, count, factors, addends, minima):
 
 
 @njit(nogil=True, cache=True)
-def _band_keys(offsets, data, table, size, functions, keys, num_shingles, kept, least, samples, owners):
+def _band_keys(offsets, data, table, size, functions, keys, num_shingles, most_kept, kept, least, samples, num_samples):
     """Band keys (rows, bands) of all texts; a text without shingles has num_shingles 0 and meaningless keys.
 
     Args:
         functions: (factors, addends) of the MinHash functions.
-        kept: filled from the front with all shingles of all texts, unless it is empty.
+        kept: filled from the front with all shingles of the texts that have no more than `most_kept`.
         least: texts of fewer shingles are not sampled.
-        samples, owners: filled from the front with sampled shingles and the places of their texts.
-
-    Returns:
-        How many shingles were sampled.
+        samples: filled from the front with sampled shingles, sorted and each once for a text.
+        num_samples: (rows,) int32, how many each text has.
     """
     factors, addends = functions
-    num_samples = num_kept = longest = 0
+    all_samples = num_kept = longest = 0
     for row in range(len(offsets) - 1):
         longest = max(longest, offsets[row + 1] - offsets[row])
     tokens = np.empty(longest + 1, np.uint64)
@@ -87,24 +85,27 @@ def _band_keys(offsets, data, table, size, functions, keys, num_shingles, kept, 
     width = len(factors) // num_bands
     for row in range(len(offsets) - 1):
         count = token_hashes(data, offsets[row], offsets[row + 1], table, tokens)
-        shingles = kept[num_kept:] if len(kept) else scratch
+        fits = max(count - size + 1, min(count, 1)) <= most_kept
+        shingles = kept[num_kept:] if fits else scratch
         total = shingle_hashes(tokens, count, size, shingles)
-        num_kept += total if len(kept) else 0
+        num_kept += total if fits else 0
         num_shingles[row] = total
         _minhash(shingles, total, factors, addends, minima)
+        num_samples[row] = 0
         if total >= least:
+            end = all_samples
             for index in range(total):
                 if shingles[index] & _SAMPLED == 0:
-                    samples[num_samples] = shingles[index]
-                    owners[num_samples] = row
-                    num_samples += 1
+                    samples[end] = shingles[index]
+                    end += 1
+            num_samples[row] = distinct(samples[all_samples:end], scratch[: end - all_samples])
+            all_samples += num_samples[row]
         for band in range(num_bands):
             state = np.uint64(band + 1)
             for index in range(band * width, (band + 1) * width):
                 state = np.uint64((state ^ np.uint64(minima[index])) * _ODD)
                 state ^= state >> np.uint64(32)
             keys[row, band] = mix(state)
-    return num_samples
 
 
 @dataclass(frozen=True)
@@ -115,15 +116,17 @@ class Sketches:
         content: (rows, 2) uint64, hash of the bytes.
         keys: (rows, bands) uint64.
         num_shingles: (rows,) int64, 0 for a text without any letter or digit.
-        samples: sampled shingles, for the search for contained texts.
-        shingles: all shingles of all texts, one text after the other, where they were asked for.
+        num_samples: (rows,) int32, and samples: uint64, sampled shingles of one text after the other.
+        num_kept: (rows,) int32, and shingles: uint64, all shingles of the texts that have no more than was asked for.
     """
 
     content: np.ndarray
     keys: np.ndarray
     num_shingles: np.ndarray
-    samples: Samples
-    shingles: np.ndarray | None = None
+    num_samples: np.ndarray
+    samples: np.ndarray
+    num_kept: np.ndarray
+    shingles: np.ndarray
 
 
 def text_buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -162,35 +165,27 @@ def sketch(
     num_bands: int,
     band_rows: int,
     min_sampled_shingles: int | None = None,
-    keep_shingles: bool = False,
+    most_kept: int = 0,
 ) -> Sketches:
     """Sketch each text of a string array.
 
     Args:
         min_sampled_shingles: texts of fewer shingles are not sampled; None samples none.
-        keep_shingles: return all shingles too.
+        most_kept: return all shingles of the texts that have no more.
     """
     offsets, data = text_buffers(texts)
     functions = hash_functions(num_bands * band_rows)
     keys = np.empty((len(texts), num_bands), np.uint64)
-    num_shingles = np.empty(len(texts), np.int64)
+    num_shingles, num_samples = np.empty(len(texts), np.int64), np.empty(len(texts), np.int32)
     # A token takes a byte and a separator at least, or more than one byte; only the pages that are filled cost memory.
     most = int(offsets[-1] - offsets[0] + len(texts)) // 2 + len(texts)
-    room = 0 if min_sampled_shingles is None else most
-    samples, owners = np.empty(room, np.uint64), np.empty(room, np.int64)
+    samples = np.empty(0 if min_sampled_shingles is None else most, np.uint64)
     least = min_sampled_shingles if min_sampled_shingles is not None else 1 << 62
-    kept = np.empty(most if keep_shingles else 0, np.uint64)
-    count = _band_keys(offsets, data, character_table(), shingle_tokens, functions, keys, num_shingles, kept, least,
-                       samples, owners)  # fmt: skip
-    found = _distinct(samples[:count], owners[:count])
-    shingles = kept[: num_shingles.sum()] if keep_shingles else None
-    return Sketches(content_hashes(texts), keys, num_shingles, found, shingles)
-
-
-def _distinct(values: np.ndarray, rows: np.ndarray) -> Samples:
-    """Samples in order, each shingle once for each text."""
-    order = np.lexsort((rows, values))
-    values, rows = values[order], rows[order]
-    new = np.ones(len(values), bool)
-    new[1:] = (values[1:] != values[:-1]) | (rows[1:] != rows[:-1])
-    return Samples(values[new], rows[new])
+    kept = np.empty(most if most_kept else 0, np.uint64)
+    _band_keys(offsets, data, character_table(), shingle_tokens, functions, keys, num_shingles, most_kept or -1, kept,
+               least, samples, num_samples)  # fmt: skip
+    num_kept = np.where(num_shingles <= most_kept, num_shingles, 0).astype(np.int32)
+    return Sketches(
+        content_hashes(texts), keys, num_shingles, num_samples, samples[: num_samples.sum()],
+        num_kept, kept[: num_kept.sum()],
+    )  # fmt: skip

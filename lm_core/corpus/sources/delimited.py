@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from lm_core.corpus.config import LocalFiles
-from lm_core.corpus.sources.encodings import decode
+from lm_core.corpus.sources.encodings import decode, wide_encoding
 from lm_core.corpus.sources.local_files import LocalFile
 from lm_core.corpus.sources.rows import document_of_row, text_column
 from lm_core.corpus.sources.streams import BROKEN_STREAM, BombError
@@ -53,6 +53,8 @@ def read(file: LocalFile, config: LocalFiles) -> Iterator[Item]:
 def _encoding(stream: BinaryIO, label: str | None) -> str:
     """What the first bytes are written in; the end of a sample may cut a character in two."""
     sample = stream.peek(_SAMPLE_BYTES)[:_SAMPLE_BYTES]  # type: ignore[attr-defined]
+    if wide := wide_encoding(sample):
+        return wide
     if len(sample) == _SAMPLE_BYTES:
         sample = sample[: sample.rfind(b"\n") + 1] or sample[:-4]
     encoding = decode(sample, label).encoding
@@ -115,12 +117,17 @@ def _read(lines: _Lines, encoding: str, file: LocalFile, config: LocalFiles) -> 
     if not names:
         return
     text = text_column(names, config.text_column, file.name)
+    if (same := names.count(text)) > 1:
+        raise UserError(f"{file.name} has {same} columns called {text!r}: only one of them can be the text")
     lines.next_record()
     encodings = Counter[str]()
     for number, (line, values) in enumerate(_records(lines, delimiter, len(names), config.max_document_bytes), 1):
         where = f"row {number} at line {line}"
         if isinstance(values, str):
             yield Rejected(file.source, f"{file.name}#line{line}", "bad_rows", f"{where}: {values}")
+        elif _has_more(values, names):
+            detail = f"{where}: {len(values)} values under {len(names)} columns; is a {delimiter!r} in them not quoted?"
+            yield Rejected(file.source, f"{file.name}#line{line}", "bad_rows", detail)
         elif values:
             row, used = _decoded(dict(zip(names, values, strict=False)), encoding)
             encodings[used] += 1
@@ -135,6 +142,11 @@ def _read(lines: _Lines, encoding: str, file: LocalFile, config: LocalFiles) -> 
             )
     for used, count in sorted(encodings.items()):
         yield Tally("encodings", used, count)
+
+
+def _has_more(values: list[str], names: list[str]) -> bool:
+    """Whether words stand beyond the last column, to which no column belongs; delimiters at the end are harmless."""
+    return any(not value.isspace() for value in values[len(names) :] if value)
 
 
 def _records(lines: _Lines, delimiter: str, num_columns: int, max_characters: int) -> Iterator[_Record]:

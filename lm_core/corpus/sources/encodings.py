@@ -61,6 +61,22 @@ def decode(content: bytes, label: str | None = None) -> Decoded:
     return _labelled(content, label) or _likeliest(content)
 
 
+def wide_encoding(sample: bytes) -> str | None:
+    """UTF-16 or UTF-32 by the first bytes of a stream, in which a newline is more than a byte; None for all others."""
+    for mark, encoding in _BYTE_ORDER_MARKS[1:]:
+        if sample.startswith(mark):
+            return encoding
+    if sample.count(0) <= len(sample) // 10:
+        return None
+    # The end of a sample may cut a character in two, at most into a pair of which one half is here.
+    for end in (len(sample) - len(sample) % 2, len(sample) - len(sample) % 2 - 2):
+        try:
+            return _without_mark(sample[:end]).encoding
+        except ValueError:
+            continue
+    return None
+
+
 def _without_mark(content: bytes) -> Decoded:
     """UTF-16 shows by zeros in every other place."""
     sample = content[:_SAMPLE_BYTES]

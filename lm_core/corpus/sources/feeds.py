@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from calendar import timegm
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -78,12 +78,21 @@ def _time(entry: Mapping[str, Any]) -> str | None:
 
 def read(file: LocalFile, config: LocalFiles) -> Iterator[Item]:
     """A saved feed: each entry as a document of what the entry itself says."""
+    yield from _read(file, config, lambda entry: True)
+
+
+def unlinked_entries(file: LocalFile, config: LocalFiles) -> Iterator[Item]:
+    """As `read`, of the entries that link to no page."""
+    yield from _read(file, config, lambda entry: entry.link is None)
+
+
+def _read(file: LocalFile, config: LocalFiles, wanted: Callable[[Entry], bool]) -> Iterator[Item]:
     content = whole(file, config.max_document_bytes)
     if isinstance(content, Rejected):
         yield content
         return
     try:
-        entries = entries_of(content)
+        entries = [entry for entry in entries_of(content) if wanted(entry)]
     except ValueError as error:
         yield Rejected(file.source, file.name, "unreadable_file", str(error)[:300])
         return

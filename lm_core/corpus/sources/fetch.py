@@ -7,6 +7,7 @@ to. The connection then goes to the very address that was judged, so that a name
 from __future__ import annotations
 
 import http.client
+import io
 import ipaddress
 import socket
 import ssl
@@ -14,7 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 USER_AGENT = "millrace"
@@ -72,24 +73,31 @@ def fetch(url: str, limits: Limits, sink: BinaryIO, headers: Mapping[str, str] |
     for _ in range(_MAX_REDIRECTIONS + 1):
         parts = _allowed(url, limits)
         try:
-            connection = _connect(parts, limits, deadline)
+            connection, line = _connect(parts, limits, deadline)
             try:
                 target = quote(parts._replace(scheme="", netloc="", fragment="").geturl() or "/", safe=_SAFE)
                 sent = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **(headers or {})}
                 connection.request("GET", target, headers=sent)
                 response = connection.getresponse()
                 if response.status in _REDIRECTIONS and (location := response.getheader("Location")):
-                    url = urljoin(url, location)
+                    url = _joined(url, location)
                     continue
-                return _receive(response, url, limits, sink, deadline)
+                return _receive(response, url, limits, sink)
             finally:
-                connection.close()
+                line.hang_up()
         except (OSError, http.client.HTTPException) as error:
             raise FetchError("not_reachable", f"{url}: {type(error).__name__}: {error}"[:300], for_now=True) from None
     raise FetchError("redirections", f"{url}: more than {_MAX_REDIRECTIONS} redirections")
 
 
-def _receive(response: http.client.HTTPResponse, url: str, limits: Limits, sink: BinaryIO, deadline: float) -> Answer:
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise FetchError("not_allowed", f"{url[:200]} leads to {location[:100]}: {error}"[:300]) from None
+
+
+def _receive(response: http.client.HTTPResponse, url: str, limits: Limits, sink: BinaryIO) -> Answer:
     status = response.status
     if status not in (200, 304):
         raise FetchError(f"http_{status}", f"{url}: {status} {response.reason}"[:300], for_now=status in _LATER)
@@ -98,12 +106,26 @@ def _receive(response: http.client.HTTPResponse, url: str, limits: Limits, sink:
         size += len(part)
         if size > limits.max_bytes:
             raise FetchError("too_long", f"{url}: more than {limits.max_bytes} bytes")
-        if time.monotonic() > deadline:
-            raise FetchError("too_slow", f"{url}: more than {limits.timeout_seconds} seconds", for_now=True)
         sink.write(part)
     if response.length:  # what http.client still expects when the other side has hung up
         raise FetchError("cut_short", f"{url}: {response.length} bytes are missing", for_now=True)
     return Answer(status, {name.lower(): value for name, value in response.getheaders()}, url)
+
+
+def parts_of(url: str) -> SplitResult:
+    """The parts of an address, whose host is one that a name server can be asked for.
+
+    Raises:
+        ValueError: saying what is wrong; the parsers of addresses raise on brackets, ports and labels that are none.
+    """
+    parts = urlsplit(url)
+    _ = parts.port
+    try:
+        (parts.hostname or "").rstrip(".").encode("idna")
+        url.encode()
+    except UnicodeError as error:
+        raise ValueError(f"no host can have that name ({error.__cause__ or error})") from None
+    return parts
 
 
 def _allowed(url: str, limits: Limits) -> SplitResult:
@@ -113,10 +135,9 @@ def _allowed(url: str, limits: Limits) -> SplitResult:
         FetchError: saying why not.
     """
     try:
-        parts = urlsplit(url)
-        port = parts.port
+        parts = parts_of(url)
     except ValueError as error:
-        raise FetchError("not_allowed", f"{url[:200]}: {error}") from None
+        raise FetchError("not_allowed", f"{url[:200]}: {error}"[:300]) from None
     host = (parts.hostname or "").rstrip(".")
     if parts.scheme != "https" and not (parts.scheme == "http" and limits.allow_http):
         raise FetchError("not_allowed", f"{url[:200]}: only https is allowed (allow_http allows http)")
@@ -124,8 +145,8 @@ def _allowed(url: str, limits: Limits) -> SplitResult:
         raise FetchError("not_allowed", f"{url[:200]}: no host, or a user name in the address")
     if not is_below(host, limits.hosts):
         raise FetchError("not_allowed", f"{url[:200]}: {host} is not among the allowed hosts (allowed_hosts)")
-    if port not in (None, 80, 443) and not limits.allow_private_addresses:
-        raise FetchError("not_allowed", f"{url[:200]}: port {port} is not one of the web")
+    if parts.port not in (None, 80, 443) and not limits.allow_private_addresses:
+        raise FetchError("not_allowed", f"{url[:200]}: port {parts.port} is not one of the web")
     return parts
 
 
@@ -152,21 +173,72 @@ def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _connect(parts: SplitResult, limits: Limits, deadline: float) -> http.client.HTTPConnection:
-    secure = parts.scheme == "https"
-    host = str(parts.hostname)
-    port = parts.port or (443 if secure else 80)
+class _TimedSocket:
+    """A connection of which each wait ends at the deadline, however little comes at a time."""
+
+    def __init__(self, plain: socket.socket, deadline: float, url: str) -> None:
+        self._plain = plain
+        self._deadline = deadline
+        self._url = url
+
+    def sendall(self, content: bytes) -> None:
+        self._plain.settimeout(_left(self._deadline, self._url))
+        self._plain.sendall(content)
+
+    def makefile(self, mode: str) -> BinaryIO:
+        """What the headers and the page are read from."""
+        return io.BufferedReader(_Received(self._plain, self._deadline, self._url), _CHUNK_BYTES)
+
+    def close(self) -> None:
+        """Nothing: http.client closes its side before the page has been read."""
+
+    def hang_up(self) -> None:
+        self._plain.close()
+
+
+class _Received(io.RawIOBase):
+    def __init__(self, plain: socket.socket, deadline: float, url: str) -> None:
+        self._plain = plain
+        self._deadline = deadline
+        self._url = url
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._plain.settimeout(_left(self._deadline, self._url))
+        try:
+            return self._plain.recv_into(buffer)
+        except TimeoutError:
+            raise _too_slow(self._url) from None
+
+
+def _left(deadline: float, url: str) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
-        raise FetchError("too_slow", f"{parts.geturl()}: more than {limits.timeout_seconds} seconds", for_now=True)
+        raise _too_slow(url)
+    return left
+
+
+def _too_slow(url: str) -> FetchError:
+    return FetchError("too_slow", f"{url[:200]}: not whole within the time limit (timeout_seconds)", for_now=True)
+
+
+def _connect(parts: SplitResult, limits: Limits, deadline: float) -> tuple[http.client.HTTPConnection, _TimedSocket]:
+    secure = parts.scheme == "https"
+    host, url = str(parts.hostname), parts.geturl()
+    port = parts.port or (443 if secure else 80)
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-    connection = kind(host, port, timeout=left)
+    connection = kind(host, port)
     last: OSError | None = None
     for address in _addresses(host, port, limits):
         try:
-            plain = socket.create_connection((address, port), timeout=left)
-            connection.sock = _tls().wrap_socket(plain, server_hostname=host) if secure else plain
-            return connection
+            plain = socket.create_connection((address, port), timeout=_left(deadline, url))
+            plain.settimeout(_left(deadline, url))
+            sock = _tls().wrap_socket(plain, server_hostname=host) if secure else plain
+            line = _TimedSocket(sock, deadline, url)
+            connection.sock = cast(socket.socket, line)
+            return connection, line
         except ssl.SSLError as error:
             raise FetchError("not_trusted", f"{host}: {error}"[:300]) from None
         except OSError as error:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lm_core.corpus.sources.encodings import mend
 from lm_core.corpus.sources.gutenberg import without_licence
+from lm_core.corpus.sources.html import page_of
 from lm_core.corpus.text import Document, Item, Rejected, Tally, canonical
+
+# A row or a text file that is a whole page, such as a chapter in XHTML: with its markup it resembles nothing.
+_PAGE = re.compile(r"\s*(?:<\?xml[^>]{0,200}\?>\s*)?(?:<!DOCTYPE\s+html[^>]{0,300}>\s*)?<html[\s>]", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Origin:
 
 
 def found(text: str, origin: Origin, *, max_bytes: int, place: str = "") -> Iterator[Item]:
-    """Mend, cut and spell the text canonically, and count what was done.
+    """Take a page out of its markup, mend, cut and spell the text canonically, and count what was done.
 
     Args:
         place: where in the file it stands, for the detail of a rejection.
@@ -33,9 +38,16 @@ def found(text: str, origin: Origin, *, max_bytes: int, place: str = "") -> Iter
     if len(text) > max_bytes:
         yield Rejected(origin.source, origin.key, "too_long", f"{where}more than {max_bytes} bytes")
         return
+    title = origin.title
+    if is_page := _PAGE.match(text) is not None:
+        try:
+            page = page_of(text.encode("utf-8", "replace"), label="utf-8", main_content=False)
+        except ValueError as error:
+            yield Rejected(origin.source, origin.key, "bomb", f"{where}{error}")
+            return
+        text, title = page.text, title or page.title
     text, num_mended = mend(text)
     text = canonical(text)
-    title = origin.title
     book = without_licence(text)
     if book:
         text, title = book.text, book.title or title
@@ -53,6 +65,8 @@ def found(text: str, origin: Origin, *, max_bytes: int, place: str = "") -> Iter
         url=_line(origin.url),
         time=_line(origin.time),
     )
+    if is_page:
+        yield Tally("mended", "markup_of_a_page")
     if num_mended:
         yield Tally("mended", "mojibake")
     if book:

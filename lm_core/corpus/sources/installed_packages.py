@@ -13,17 +13,17 @@ import sysconfig
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from email.parser import HeaderParser
+from functools import partial
 from pathlib import Path
 
 from lm_core.corpus.config import InstalledPackages
 from lm_core.corpus.sources.docstrings import Package, read_package
-from lm_core.corpus.sources.reuse import ReadBefore
-from lm_core.corpus.text import Document, Item, Rejected
+from lm_core.corpus.sources.reuse import ReadBefore, pack_items
+from lm_core.corpus.text import Item
 from lm_core.errors import UserError
 from lm_core.runtime import Runtime
 
 STANDARD_LIBRARY = "stdlib"
-_Found = tuple[list[Document], list[Rejected]]
 
 # Tests say little in their docstrings; vendored copies are documents of another package, or of none.
 _LEFT_OUT = {
@@ -70,28 +70,31 @@ def read(config: InstalledPackages, runtime: Runtime, before: ReadBefore) -> Ite
     parts.sort(key=lambda part: (-len(part[0].files), part[0].name))
     python = [platform.python_implementation(), platform.python_version()]
     keys = [[package.name, digest, package.max_bytes, *python] for package, digest in parts]
-    new = []
-    for key, (package, _) in zip(keys, parts, strict=True):
-        if before.known(key):
-            yield from before.items(key, lambda package=package: _items(read_package(package)))  # type: ignore[misc]
-        else:
-            new.append((key, package))
-    for (key, _), found in zip(new, _parsed([package for _, package in new], runtime), strict=True):
-        yield from before.items(key, lambda found=found: _items(found))  # type: ignore[misc]
-
-
-def _parsed(packages: list[Package], runtime: Runtime) -> Iterator[_Found]:
-    if runtime.num_workers <= 1 or len(packages) < 4:
-        yield from map(read_package, packages)
+    known = [(key, package) for key, (package, _) in zip(keys, parts, strict=True) if before.known(key)]
+    new = [(key, package) for key, (package, _) in zip(keys, parts, strict=True) if not before.known(key)]
+    for key, package in known:
+        yield from before.items(key, partial(_items, package))
+    if runtime.num_workers <= 1 or len(new) < 4 or before.reads_elsewhere:
+        before.read_elsewhere([(key, partial(_items, package)) for key, package in new])
+        for key, package in new:
+            yield from before.items(key, partial(_items, package))
         return
     # A forked child of a process with threads can deadlock; spawned ones import this module and no more.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(runtime.num_workers, mp_context=context) as pool:
-        yield from pool.map(read_package, packages)
+        for (key, _), frames in zip(new, pool.map(_packed, [package for _, package in new]), strict=True):
+            yield from before.packed(key, frames)
 
 
-def _items(found: _Found) -> Iterator[Item]:
-    documents, rejected = found
+def _packed(package: Package) -> list[bytes]:
+    """The items of a package, packed where they were read: the one process that writes has the least to do."""
+    frames: list[bytes] = []
+    pack_items(partial(_items, package), frames.append)
+    return frames
+
+
+def _items(package: Package) -> Iterator[Item]:
+    documents, rejected = read_package(package)
     yield from documents
     yield from rejected
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 from lm_core.corpus.config import LocalFiles
 from lm_core.corpus.sources.encodings import decode
+from lm_core.corpus.sources.lines import SAMPLE_BYTES, broken, lines_of
 from lm_core.corpus.sources.local_files import LocalFile
-from lm_core.corpus.sources.rows import TEXT_COLUMNS, document_of_row
-from lm_core.corpus.sources.streams import BROKEN_STREAM, BombError
+from lm_core.corpus.sources.rows import TextKey, document_of_row
+from lm_core.corpus.sources.streams import BROKEN_STREAM
 from lm_core.corpus.sources.text_files import decode_whole, whole
 from lm_core.corpus.text import Item, Rejected, Tally
 
@@ -20,16 +21,17 @@ _MAX_VALUES = 500_000
 
 
 def read(file: LocalFile, config: LocalFiles) -> Iterator[Item]:
-    """Documents of a file of JSON lines; of one JSON value when the suffix says so."""
-    if file.format == ".json":
+    """Documents of a file of JSON lines; of one JSON value when the suffix says so and the content does not object."""
+    if file.format == ".json" and not _has_lines(file):
         yield from _read_value(file, config)
         return
     offset = 0
     encodings = Counter[str]()
-    text = config.text_column
+    text = TextKey(config.text_column)
     try:
         with file.open() as stream:
-            for number, offset, line in _lines(stream, config.max_document_bytes):
+            lines, wide = lines_of(stream, config.max_document_bytes)
+            for number, offset, line in lines:
                 if not line or line.isspace():
                     continue
                 where = f"line {number} at byte {offset}"
@@ -38,30 +40,22 @@ def read(file: LocalFile, config: LocalFiles) -> Iterator[Item]:
                     yield Rejected(file.source, f"{file.name}#{number}", "bad_line", f"{where}: {parsed}"[:300])
                     continue
                 row, encoding = parsed
-                encodings[encoding] += 1
-                # Rows may differ in their keys; the first that has a text column decides for all.
-                text = text or next((name for name in TEXT_COLUMNS if name in row), None)
-                yield from _document(row, text or TEXT_COLUMNS[0], number, file, config, where)
+                encodings[wide or encoding] += 1
+                yield from _document(row, text, number, file, config, where)
     except BROKEN_STREAM as error:
-        reason = "bomb" if isinstance(error, BombError) else "unreadable_rows" if offset else "unreadable_file"
-        detail = f"after byte {offset}: {type(error).__name__}: {error}"
-        yield Rejected(file.source, file.name, reason, detail[:300])
+        yield broken(file, error, offset)
     for encoding, count in sorted(encodings.items()):
         yield Tally("encodings", encoding, count)
 
 
-def _lines(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[int, int, bytes]]:
-    """Number, offset and bytes of each line; one that is too long comes cut to max_bytes + 1, its rest is skipped."""
-    number = offset = 0
-    while line := stream.readline(max_bytes + 1):
-        number += 1
-        yield number, offset, line
-        offset += len(line)
-        while len(line) > max_bytes and not line.endswith(b"\n"):
-            line = stream.readline(min(max_bytes, 1 << 20) + 1)
-            offset += len(line)
-            if not line or line.endswith(b"\n"):
-                break
+def _has_lines(file: LocalFile) -> bool:
+    """Whether a file called .json begins with an object on a line by itself and goes on after it."""
+    try:
+        with file.open() as stream:
+            first, newline, rest = stream.peek(SAMPLE_BYTES)[:SAMPLE_BYTES].partition(b"\n")  # type: ignore[attr-defined]
+        return bool(newline and rest.strip()) and isinstance(json.loads(decode(first).text), dict)
+    except (ValueError, RecursionError, *BROKEN_STREAM):
+        return False
 
 
 def _object(line: bytes, config: LocalFiles) -> tuple[dict[str, Any], str] | str:
@@ -96,8 +90,7 @@ def _read_value(file: LocalFile, config: LocalFiles) -> Iterator[Item]:
         return
     yield Tally("encodings", decoded.encoding)
     rows = value if isinstance(value, list) else [value]
-    objects = [row for row in rows if isinstance(row, dict)]
-    text = config.text_column or next((name for row in objects for name in TEXT_COLUMNS if name in row), "text")
+    text = TextKey(config.text_column)
     for number, row in enumerate(rows, 1):
         if isinstance(row, dict):
             yield from _document(row, text, number, file, config, f"item {number}")
@@ -107,14 +100,16 @@ def _read_value(file: LocalFile, config: LocalFiles) -> Iterator[Item]:
 
 
 def _document(
-    row: dict[str, Any], text: str, number: int, file: LocalFile, config: LocalFiles, where: str
+    row: dict[str, Any], text: TextKey, number: int, file: LocalFile, config: LocalFiles, where: str
 ) -> Iterator[Item]:
+    key = text.of(row)
     yield from document_of_row(
         row,
-        text=text,
+        text=key,
         place=file.name,
         number=number,
         source=file.source,
         max_bytes=config.max_document_bytes,
         where=where,
+        missing="no text" if key else text.missing(row),
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import errno
 import hashlib
+import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lm_core.errors import MachineError, TryLaterError, UserError
+from lm_core.corpus.sources.streams import disk_is_full
+from lm_core.errors import MachineError, MillraceError, TryLaterError, UserError
 
 # Web addresses go another way (sources/web.py), which looks where they lead before it follows.
 _WEB = ("http://", "https://")
@@ -49,26 +50,28 @@ class RemoteFile:
 @contextmanager
 def downloaded(there: RemoteFile) -> Iterator[Path | str]:
     """A temporary copy of a file, whole as its listing says, or one line that says why there is none."""
-    system, path = _open(there.url)
     problem = ""
     with tempfile.TemporaryDirectory(prefix="millrace-") as folder:
         copy = Path(folder) / "download"
         for pause in _PAUSES_SECONDS:
             time.sleep(pause)
             try:
+                system, path = _open(there.url)
                 system.get_file(path, str(copy))
                 problem = _differs(copy, there)
+            except MillraceError:
+                raise
             except FileNotFoundError as error:
                 problem = f"it is gone: {error}"
                 break
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            except Exception as error:
+                if disk_is_full(error):
                     raise
                 problem = f"{type(error).__name__}: {error}"
             if not problem:
                 yield copy
                 return
-    yield problem[:300]
+    yield " ".join(problem.split())[:300]
 
 
 def _differs(copy: Path, there: RemoteFile) -> str:
@@ -91,36 +94,30 @@ def _open(url: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(url)
     except ImportError:
-        name = _EXTRAS.get(protocol, f"the fsspec package for {protocol}")
+        name = _EXTRAS.get(protocol)
+        if name is None:
+            raise MachineError(f"{url} needs the package that fsspec names for {protocol}") from None
         raise MachineError(f"{url} needs {name}: pip install {name}") from None
-    except ValueError:
-        raise UserError(f"{url}: there is no file system called {protocol}") from None
+    except ValueError as error:
+        if protocol in fsspec.available_protocols():
+            raise
+        raise UserError(f"{url}: there is no file system called {protocol}") from error
 
 
 def listing(url: str) -> dict[str, RemoteFile]:
     """Files at an address (a file, a folder or a glob pattern) by their names relative to its folder.
 
     Raises:
-        UserError: nothing there.
+        UserError: nothing there, or nothing that may be read.
         MachineError: the package for such addresses is not installed.
         TryLaterError: the store does not answer.
     """
-    if url.startswith(_WEB) or "::" in url:
+    if url.lower().startswith(_WEB) or "::" in url:
         raise UserError(f"{url} is a web address: give it as a source of kind web")
-    system, path = _open(url)
-    try:
-        if any(character in path for character in "*?["):
-            found = {name: info for name, info in system.glob(path, detail=True).items() if info["type"] == "file"}
-            root = path[: min(path.index(c) for c in "*?[" if c in path)].rpartition("/")[0]
-        else:
-            found = system.find(path, detail=True)
-            root = path.rpartition("/")[0] if list(found) == [path] else path
-    except FileNotFoundError:
-        found, root = {}, path
-    except OSError as error:
-        raise TryLaterError(f"{url} does not answer: {str(error)[:200]}; try again later") from None
+    with _in_one_line(url):
+        found, root = _found(url)
     if not found:
-        raise UserError(f"{url} does not exist and matches no file; give a file, a folder or a glob")
+        raise _nothing_there(url)
     protocol = url.partition("://")[0]
     return {
         name.removeprefix(root).lstrip("/"): RemoteFile(
@@ -128,6 +125,40 @@ def listing(url: str) -> dict[str, RemoteFile]:
         )
         for name, info in sorted(found.items())
     }
+
+
+def _found(url: str) -> tuple[dict[str, Any], str]:
+    """What the store says of each file, and the folder that names are relative to."""
+    system, path = _open(url)
+    if any(character in path for character in "*?["):
+        matched = system.glob(path, detail=True).items()
+        root = path[: min(path.index(c) for c in "*?[" if c in path)].rpartition("/")[0]
+        return {name: info for name, info in matched if info["type"] == "file"}, root
+    found = system.find(path, detail=True)
+    return found, path.rpartition("/")[0] if list(found) == [path] else path
+
+
+def _nothing_there(url: str) -> UserError:
+    return UserError(f"{url} does not exist and matches no file; give a file, a folder or a glob")
+
+
+@contextmanager
+def _in_one_line(url: str) -> Iterator[None]:
+    """The file systems of others raise what they like, on opening as on listing: each is said in one line."""
+    try:
+        yield
+    except MillraceError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        if isinstance(error, FileNotFoundError):
+            raise _nothing_there(url) from None
+        if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME:
+            raise UserError(f"{url}: no host has that name") from None
+        unreadable = IsADirectoryError | NotADirectoryError | PermissionError
+        if isinstance(error, OSError) and not isinstance(error, unreadable):
+            raise TryLaterError(f"{url} does not answer: {said}; try again later") from None
+        raise UserError(f"{url} cannot be read: {type(error).__name__}: {said}") from None
 
 
 def _state(info: Mapping[str, Any]) -> str:

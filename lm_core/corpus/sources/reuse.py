@@ -5,6 +5,8 @@ its parts as zstd frames, with an index at its end:
 
     frame frame ... index (JSON, one frame) length of the index (8 bytes)
 
+A frame is a JSON array of items; one that was written by another process goes into the pack as it is.
+
 A run writes a new pack with the parts it used and renames it over the old one when the source
 has been read to its end. So a pack holds exactly what the last run used, and a run that was killed costs nothing. A
 frame that is damaged (zstd keeps a checksum) is a part that was never read.
@@ -16,10 +18,10 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
-from functools import partial
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -30,12 +32,12 @@ from lm_core.corpus.text import Document, Item, Rejected, Tally
 from lm_core.mapping import Mapper
 
 # Raised whenever a reader yields something else for the same bytes.
-READERS_VERSION = 2
+READERS_VERSION = 6
 _FRAME_BYTES = 4_000_000
 _LENGTH = struct.Struct("<Q")
 _KINDS: dict[str, type[Item]] = {"d": Document, "r": Rejected, "t": Tally}
 _NAMES = {kind: name for name, kind in _KINDS.items()}
-_FIELDS = {kind: [field.name for field in fields(kind)] for kind in _NAMES}
+_FIELDS = {kind: attrgetter(*(field.name for field in fields(kind))) for kind in _NAMES}
 _Frames = list[tuple[int, int]]
 
 
@@ -86,6 +88,11 @@ class ReadBefore:
         """Whether the part of this identity was read before."""
         return identity(parts) in self._known
 
+    @property
+    def reads_elsewhere(self) -> bool:
+        """Whether parts are read by a runner and not here."""
+        return self._mapper is not None and self._folder is not None
+
     def read_elsewhere(self, parts: Sequence[tuple[Any, Callable[[], Iterator[Item]]]]) -> None:
         """Have the parts that are not known read elsewhere; `items` must then be asked for them in this order."""
         if self._mapper is None or self._folder is None:
@@ -94,10 +101,15 @@ class ReadBefore:
         work = [(read, self._folder / f"{key}.part") for key, read in unknown.items()]
         self._elsewhere = dict.fromkeys(unknown, self._mapper(_write_part, work))
 
-    def _reader(self, key: str, read: Callable[[], Iterator[Item]]) -> Callable[[], Iterator[Item]]:
-        """What gives the items of a part: the part file written elsewhere, or `read`."""
-        written = self._elsewhere.pop(key, None)
-        return read if written is None else partial(_read_part, next(written))
+    def packed(self, parts: Any, frames: Iterable[bytes]) -> Iterator[Item]:
+        """Items of a part that is not known, from frames that another process has packed (see `pack_items`)."""
+        places = []
+        self.num_read += 1
+        for frame in frames:
+            if self._new is not None:
+                places.append(self._append(frame))
+            yield from _items(frame)
+        self._index[identity(parts)] = places
 
     def items(self, parts: Any, read: Callable[[], Iterator[Item]]) -> Iterator[Item]:
         """Items of one part: those kept, when its identity is known, else those that `read()` finds.
@@ -106,7 +118,9 @@ class ReadBefore:
             parts: JSON-ready values that identify the part, its content included.
         """
         key = identity(parts)
-        read = self._reader(key, read)
+        if key in self._elsewhere:
+            yield from self.packed(parts, _frames_of(next(self._elsewhere.pop(key))))
+            return
         if self._new is None:
             self.num_read += 1
             yield from read()
@@ -160,47 +174,51 @@ class _PartWriter:
     def __init__(self, append: Callable[[bytes], tuple[int, int]]) -> None:
         self._append = append
         self._frames: _Frames = []
-        self._lines: list[str] = []
+        self._rows: list[tuple[Any, ...]] = []
         self._size = 0
 
     def add(self, item: Item) -> None:
-        line = json.dumps([_NAMES[type(item)], *(getattr(item, name) for name in _FIELDS[type(item)])])
-        self._lines.append(line)
-        self._size += len(line)
+        self._rows.append((_NAMES[type(item)], *_FIELDS[type(item)](item)))
+        self._size += len(item.text) if isinstance(item, Document) else 100
         if self._size >= _FRAME_BYTES:
             self._flush()
 
     def close(self) -> _Frames:
-        if self._lines:
+        if self._rows:
             self._flush()
         return self._frames
 
     def _flush(self) -> None:
-        self._frames.append(self._append(_pack("\n".join(self._lines).encode())))
-        self._lines, self._size = [], 0
+        self._frames.append(self._append(_pack(json.dumps(self._rows, check_circular=False).encode())))
+        self._rows, self._size = [], 0
+
+
+def pack_items(read: Callable[[], Iterator[Item]], take: Callable[[bytes], object]) -> None:
+    """Hand the items of a part over as frames, one at a time."""
+
+    def append(frame: bytes) -> tuple[int, int]:
+        take(frame)
+        return 0, len(frame)
+
+    writer = _PartWriter(append)
+    for item in read():
+        writer.add(item)
+    writer.close()
 
 
 def _write_part(work: tuple[Callable[[], Iterator[Item]], Path]) -> Path:
     """Read a part, on whatever machine this runs, into a file: each frame after its length."""
     read, path = work
     with open(path, "wb") as file:
-
-        def append(frame: bytes) -> tuple[int, int]:
-            file.write(_LENGTH.pack(len(frame)) + frame)
-            return 0, len(frame)
-
-        writer = _PartWriter(append)
-        for item in read():
-            writer.add(item)
-        writer.close()
+        pack_items(read, lambda frame: file.write(_LENGTH.pack(len(frame)) + frame))
     return path
 
 
-def _read_part(path: Path) -> Iterator[Item]:
-    """The items of a part file, which is gone afterwards."""
+def _frames_of(path: Path) -> Iterator[bytes]:
+    """The frames of a part file, which is gone afterwards."""
     with open(path, "rb") as file:
         while length := file.read(_LENGTH.size):
-            yield from _items(file.read(_LENGTH.unpack(length)[0]))
+            yield file.read(_LENGTH.unpack(length)[0])
     path.unlink()
 
 
@@ -209,6 +227,5 @@ def _pack(content: bytes) -> bytes:
 
 
 def _items(frame: bytes) -> Iterator[Item]:
-    for line in zstandard.ZstdDecompressor().decompress(frame).split(b"\n"):
-        kind, *values = json.loads(line)
+    for kind, *values in json.loads(zstandard.ZstdDecompressor().decompress(frame)):
         yield _KINDS[kind](*values)

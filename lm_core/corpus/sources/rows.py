@@ -18,6 +18,9 @@ _LICENCE_COLUMNS = ("licence", "license")
 _VERSION_COLUMNS = ("version", "revision", "commit")
 _URL_COLUMNS = ("url", "link", "source_url")
 _TIME_COLUMNS = ("time", "date", "published", "timestamp", "created")
+_DESCRIBING = {
+    *_TITLE_COLUMNS, *_KEY_COLUMNS, *_LICENCE_COLUMNS, *_VERSION_COLUMNS, *_URL_COLUMNS, *_TIME_COLUMNS, "source",
+}  # fmt: skip
 
 
 def text_column(columns: Sequence[str], wanted: str | None, where: str) -> str:
@@ -37,33 +40,80 @@ def text_column(columns: Sequence[str], wanted: str | None, where: str) -> str:
     if len(columns) == 1:
         return columns[0]
     raise UserError(
-        f"{where} has no column with a usual name for text; set text_column to one of {', '.join(columns)[:300]}"
+        f"{where} has no column with a usual name for text; set text_column (--text-column) to one of "
+        f"{', '.join(columns)[:300]}"
     )
 
 
 def columns_to_read(columns: Sequence[str], text: str) -> list[str]:
     """The text and what describes it; nothing else need be read."""
-    described = {*_TITLE_COLUMNS, *_KEY_COLUMNS, *_LICENCE_COLUMNS, *_VERSION_COLUMNS, *_URL_COLUMNS, *_TIME_COLUMNS}
-    described.add("source")
-    return [column for column in columns if column == text or column in described]
+    return [column for column in columns if column == text or column in _DESCRIBING]
+
+
+class TextKey:
+    """Which key of a row holds its text, where each row may have keys of its own.
+
+    The one named, else the one of the rows before, else the first with a usual name that is not null; a lone key of
+    any name, as long as no row had a usual one.
+    """
+
+    def __init__(self, wanted: str | None) -> None:
+        self._wanted = wanted
+        self._last: str | None = None
+        self._usual_met = False
+
+    def of(self, row: Mapping[str, Any]) -> str | None:
+        if self._wanted is not None:
+            return self._wanted if self._wanted in row else None
+        if self._last is not None and row.get(self._last) is not None:
+            return self._last
+        by_lower = {name.lower(): name for name in reversed(list(row))}
+        there = [name for name in TEXT_COLUMNS if name in row] or [
+            by_lower[name] for name in TEXT_COLUMNS if name in by_lower
+        ]
+        if there:
+            self._usual_met = True
+            self._last = next((name for name in there if row[name] is not None), there[0])
+            return self._last
+        if self._usual_met or len(row) != 1:
+            return None
+        name = next(iter(row))
+        self._last = name if name not in _DESCRIBING and isinstance(row[name], str) else None
+        return self._last
+
+    def missing(self, row: Mapping[str, Any]) -> str:
+        """Why `of` found none, and what to do."""
+        keys = ", ".join(row)[:150] or "nothing"
+        if self._wanted is not None:
+            return f"no text: it has no {self._wanted!r} (text_column); it has {keys}"
+        return f"no text: no key has a usual name for it; it has {keys}; set text_column (--text-column) to one of them"
 
 
 def document_of_row(
-    row: Mapping[str, Any], *, text: str, place: str, number: int, source: str, max_bytes: int, where: str = ""
+    row: Mapping[str, Any],
+    *,
+    text: str | None,
+    place: str,
+    number: int,
+    source: str,
+    max_bytes: int,
+    where: str = "",
+    missing: str = "no text",
 ) -> Iterator[Item]:
     """A row as a document, or the reason why it is none.
 
     Args:
-        text: name of the column with the text.
+        text: name of the column with the text; None where the row has none.
         place: file the row stands in, relative to the root; becomes part of the key.
         number: of the row within the file, from 1.
         source: what it counts under, unless the row has a column `source`.
         where: the row's place for a person, when its number says too little.
+        missing: what to say of a row without text.
     """
     source = _word(row, ("source",)) or source
     key = f"{place}#{_word(row, _KEY_COLUMNS) or number}"
     where = where or f"row {number}"
-    value = row.get(text)
+    value = None if text is None else row.get(text)
     if isinstance(value, bytes):  # a Parquet file whose writer left out that its bytes are text
         try:
             value = decode(value).text
@@ -71,8 +121,8 @@ def document_of_row(
             yield Rejected(source, key, "binary", f"{where}: {error}")
             return
     if not isinstance(value, str):
-        kind = "no text" if value is None else f"text is of type {type(value).__name__}"
-        yield Rejected(source, key, "no_text", f"{where}: {kind}")
+        kind = missing if value is None else f"text is of type {type(value).__name__}"
+        yield Rejected(source, key, "no_text", f"{where}: {kind}"[:300])
         return
     origin = Origin(
         source,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -35,6 +36,11 @@ BROKEN_STREAM = (
     EOFError, OSError, zlib.error, zstandard.ZstdError, lzma.LZMAError, zipfile.BadZipFile, RuntimeError,
     NotImplementedError, BombError,
 )  # fmt: skip
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Whether an error is this machine's, and no fault of what is read."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
 
 
 class _Guarded(io.RawIOBase):

@@ -9,27 +9,32 @@ from __future__ import annotations
 import codecs
 import gzip
 import hashlib
+import zlib
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from email.message import Message
 from email.utils import parsedate_to_datetime
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from urllib import robotparser
-from urllib.parse import urldefrag, urlsplit
+from urllib.parse import urldefrag, urljoin, urlsplit
 from xml.etree import ElementTree
 
 from lm_core.config import identity_of
 from lm_core.corpus.config import LocalFiles, WebPages
-from lm_core.corpus.sources.feeds import entries_of
-from lm_core.corpus.sources.fetch import USER_AGENT, Limits, is_below
-from lm_core.corpus.sources.formats import format_of, items_of
+from lm_core.corpus.sources.feeds import entries_of, unlinked_entries
+from lm_core.corpus.sources.fetch import USER_AGENT, Limits, is_below, parts_of
+from lm_core.corpus.sources.formats import format_of, items_of, xml_compression
 from lm_core.corpus.sources.local_files import LocalFile
 from lm_core.corpus.sources.reuse import ReadBefore
+from lm_core.corpus.sources.streams import BROKEN_STREAM, open_bytes
 from lm_core.corpus.sources.web_store import Stored, Turns, WebStore
+from lm_core.corpus.sources.xml_root import HEAD_BYTES, format_of_xml, root_of_xml
 from lm_core.corpus.text import Document, Item, Rejected, Tally
-from lm_core.errors import TryLaterError, UserError
+from lm_core.errors import MillraceError, TryLaterError, UserError
 from lm_core.runtime import Runtime
 
 _MAX_SITEMAPS = 200
@@ -41,24 +46,33 @@ _FORMATS = {
     "application/rss+xml": ".rss", "application/atom+xml": ".atom", "application/warc": ".warc",
     "application/zip": ".zip", "application/vnd.apache.parquet": ".parquet",
 }  # fmt: skip
+_XML = {"application/xml", "text/xml"}
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A page to fetch, and what the place that named it says of it."""
+    """A page to fetch, and what the place that named it says of it.
+
+    Attributes:
+        unlinked_only: of a feed whose articles are fetched, the entries that name none: their own words are all there
+            is.
+    """
 
     url: str
     time: str | None = None
     licence: str | None = None
     is_feed: bool = False
+    unlinked_only: bool = False
 
 
 def digests(config: WebPages, runtime: Runtime) -> dict[str, str]:
     """Identity: the addresses and the content of all pages, which are fetched or asked whether they have changed.
 
     Raises:
+        UserError: see `check`.
         TryLaterError: no page answers.
     """
+    check(config)
     total = hashlib.sha256()
     for _, stored in _Crawl(config, runtime).pages():
         total.update(f"{stored.url}\0{stored.state}\n".encode("utf-8", "replace"))
@@ -72,7 +86,10 @@ def check(config: WebPages) -> None:
         UserError: one that is not allowed or makes no sense, a list of addresses that cannot be read.
     """
     for url in (*config.urls, *config.sitemaps, *config.feeds, *_listed(config)):
-        parts = urlsplit(url)
+        try:
+            parts = parts_of(url)
+        except ValueError as error:
+            raise UserError(f"{url[:200]} is no address on the web: {error}") from None
         if parts.scheme == "http" and not config.allow_http:
             raise UserError(f"{url}: only https is allowed; set allow_http to allow this")
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -84,11 +101,29 @@ def read(config: WebPages, runtime: Runtime, before: ReadBefore) -> Iterator[Ite
     check(config)
     crawl = _Crawl(config, runtime)
     settings = identity_of(config)
-    for wanted, stored in crawl.pages():
-        part = [wanted.url, wanted.time, stored.state, stored.content_type, settings]
-        yield from before.items(part, lambda w=wanted, s=stored: _read(w, s, crawl.body(s), config))  # type: ignore[misc]
+    parts = [
+        (
+            [
+                wanted.url,
+                wanted.time,
+                stored.state,
+                stored.content_type,
+                settings,
+                *(["unlinked"] * wanted.unlinked_only),
+            ],
+            partial(_read, wanted, stored, crawl.body(stored), config),
+        )
+        for wanted, stored in crawl.pages()
+    ]
+    before.read_elsewhere(parts)
+    for part, reader in parts:
+        yield from before.items(part, reader)
+    yield from crawl.rejected
     yield Tally("web", "left_out_by_robots", crawl.num_left_out)
     yield Tally("web", "not_on_allowed_hosts", crawl.num_elsewhere)
+    for limit, count in sorted(crawl.num_beyond.items()):
+        if count:
+            yield Tally("web", limit, count)
 
 
 def _listed(config: WebPages) -> list[str]:
@@ -96,7 +131,7 @@ def _listed(config: WebPages) -> list[str]:
     for name in config.url_lists:
         try:
             lines = Path(name).expanduser().read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, RuntimeError, UnicodeDecodeError) as error:
             raise UserError(f"the list of addresses {name} cannot be read: {error}") from None
         found += [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     return found
@@ -128,6 +163,8 @@ class _Crawl:
         self._robots: dict[str, robotparser.RobotFileParser] = {}
         self.num_left_out = 0
         self.num_elsewhere = 0
+        self.num_beyond = Counter[str]()
+        self.rejected: list[Rejected] = []
 
     def body(self, stored: Stored) -> Path:
         """The file with the bytes of a page."""
@@ -141,8 +178,12 @@ class _Crawl:
         """
         wanted: dict[str, _Wanted] = {}
         for page in self._wanted():
-            page = replace(page, url=urldefrag(page.url)[0])
-            if len(wanted) < self._config.max_pages and page.url not in wanted and self._may(page.url):
+            page = replace(page, url=_without_fragment(page.url))
+            if page.url in wanted:
+                continue
+            if len(wanted) >= self._config.max_pages:
+                self.num_beyond["pages_beyond_max_pages"] += 1
+            elif self._may(page.url):
                 wanted[page.url] = page
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
             stored = list(pool.map(self._get, wanted))
@@ -163,9 +204,14 @@ class _Crawl:
                 continue
             try:
                 entries = entries_of(self._required(url))
-            except ValueError as error:
+            except MillraceError:
+                raise
+            except Exception as error:  # the parser raises what it likes on input that nobody foresaw
                 raise UserError(f"{url} is no feed: {error}") from None
-            yield from (_Wanted(entry.link, entry.time, entry.licence) for entry in entries if entry.link)
+            if not all(entry.link for entry in entries):
+                yield _Wanted(url, is_feed=True, unlinked_only=True)
+            for link, entry in ((entry.link, entry) for entry in entries if entry.link):
+                yield _Wanted(_joined(url, link), entry.time, entry.licence)
 
     def _required(self, url: str) -> bytes:
         """Bytes of a sitemap or a feed, without which nothing can be fetched."""
@@ -180,12 +226,21 @@ class _Crawl:
         seen = set(waiting)
         while waiting:
             url = waiting.pop(0)
-            locations, is_index = _sitemap(self._required(url), url, self._config.max_page_bytes)
+            try:
+                locations, is_index = _sitemap(self._required(url), url, self._config.max_page_bytes)
+            except UserError as error:
+                if url in self._config.sitemaps:
+                    raise
+                # One of many that an index names: it costs its own pages.
+                self.rejected.append(Rejected(str(urlsplit(url).hostname), url, "bad_sitemap", str(error)[:300]))
+                continue
             if not is_index:
                 yield from (_Wanted(location) for location in locations)
                 continue
-            more = [location for location in locations if location not in seen and self._may(location)]
-            waiting += more[: max(0, _MAX_SITEMAPS - len(seen))]
+            more = [place for place in dict.fromkeys(locations) if place not in seen and self._may(place)]
+            room = max(0, _MAX_SITEMAPS - len(seen))
+            waiting += more[:room]
+            self.num_beyond["sitemaps_beyond_limit"] += len(more[room:])
             seen.update(more)
 
     def _may(self, url: str) -> bool:
@@ -210,11 +265,34 @@ class _Crawl:
     def _robots_of(self, root: str) -> robotparser.RobotFileParser:
         stored = self._get(f"{root}/robots.txt")
         rules = robotparser.RobotFileParser()
-        if stored.sha256:
-            rules.parse(self.body(stored).read_bytes().decode("utf-8", "replace").splitlines())
-        else:
-            rules.parse([])  # a host without such a file has no wishes
+        # A host without such a file has no wishes.
+        lines = self.body(stored).read_bytes().decode("utf-8", "replace").splitlines() if stored.sha256 else []
+        rules.parse([line for line in lines if _is_rule(line)])
         return rules
+
+
+def _without_fragment(url: str) -> str:
+    try:
+        return urldefrag(url)[0]
+    except ValueError:
+        return url.partition("#")[0]
+
+
+def _joined(feed: str, link: str) -> str:
+    """Where a link within a feed leads."""
+    try:
+        return link if "://" in link else urljoin(feed, link)
+    except ValueError:
+        return link
+
+
+def _is_rule(line: str) -> bool:
+    """Whether the parser takes a line; it raises on numbers and addresses that only look like some."""
+    try:
+        robotparser.RobotFileParser().parse(["User-agent: *", line])
+    except ValueError:
+        return False
+    return True
 
 
 def _sitemap(content: bytes, url: str, max_bytes: int) -> tuple[list[str], bool]:
@@ -224,7 +302,7 @@ def _sitemap(content: bytes, url: str, max_bytes: int) -> tuple[list[str], bool]
             with gzip.open(BytesIO(content)) as stream:
                 content = stream.read(max_bytes)
         root = ElementTree.fromstring(content)
-    except (ElementTree.ParseError, OSError, EOFError) as error:
+    except (ElementTree.ParseError, OSError, EOFError, zlib.error, ValueError, LookupError) as error:
         raise UserError(f"{url} is no sitemap: {error}") from None
     found = [(element.text or "").strip() for element in root.iterfind(".//{*}loc")]
     return [location for location in found if location], root.tag.endswith("sitemapindex")
@@ -238,14 +316,9 @@ def _read(wanted: _Wanted, stored: Stored, body: Path, config: WebPages) -> Iter
     message = Message()
     message["content-type"] = stored.content_type
     media_type = message.get_content_type() if stored.content_type else ""
-    named = format_of(urlsplit(stored.final_url).path)
-    file_format, compression = named or (_FORMATS.get(media_type, ""), "")
-    if wanted.is_feed:
-        file_format, compression = ".rss", ""
-    if media_type in ("text/html", "application/xhtml+xml"):
-        file_format, compression = ".html", ""  # a page about a file is often named like it
+    file_format, compression, what = _format(wanted, stored, body, media_type)
     if not file_format:
-        yield Rejected(source, wanted.url, "unknown_format", f"{media_type or 'no type'} is not read")
+        yield Rejected(source, wanted.url, "unknown_format", f"{what} is not read")
         return
     file = LocalFile(body, wanted.url, file_format, compression)
     files = LocalFiles(
@@ -254,7 +327,7 @@ def _read(wanted: _Wanted, stored: Stored, body: Path, config: WebPages) -> Iter
         text_column=config.text_column,
         max_document_bytes=config.max_page_bytes,
     )
-    for item in items_of(file, files):
+    for item in items_of(file, files, unlinked_entries if wanted.unlinked_only else None):
         if isinstance(item, Document):
             yield replace(
                 item,
@@ -265,6 +338,26 @@ def _read(wanted: _Wanted, stored: Stored, body: Path, config: WebPages) -> Iter
             )
         else:
             yield replace(item, source=source) if isinstance(item, Rejected) else item
+
+
+def _format(wanted: _Wanted, stored: Stored, body: Path, media_type: str) -> tuple[str, str, str]:
+    """Format and compression of a page, and what to call it if it has none."""
+    if media_type in ("text/html", "application/xhtml+xml") and not wanted.is_feed:
+        return ".html", "", ""  # a page about a file is often named like it
+    if wanted.is_feed:
+        return ".rss", "", ""
+    path = urlsplit(stored.final_url).path
+    file_format, compression = format_of(path) or (_FORMATS.get(media_type, ""), "")
+    compression_of_xml = xml_compression(path)
+    if not file_format and (media_type in _XML or compression_of_xml is not None):
+        # Feeds are often served as nothing but XML.
+        try:
+            with open_bytes(body, compression_of_xml or "") as stream:
+                head = stream.read(HEAD_BYTES)
+        except BROKEN_STREAM as error:
+            return "", "", f"XML that cannot be unpacked ({error})"
+        return format_of_xml(head) or "", compression_of_xml or "", f"XML of <{root_of_xml(head)[:40]}>"
+    return file_format, compression, media_type or "no type"
 
 
 def _known(charset: str | None) -> str | None:

@@ -7,7 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 from email.message import Message
 from email.parser import HeaderParser
+from io import BytesIO
 from typing import BinaryIO
+
+import zstandard
 
 from lm_core.corpus.config import LocalFiles
 from lm_core.corpus.sources.encodings import decode
@@ -15,11 +18,12 @@ from lm_core.corpus.sources.found import Origin, found
 from lm_core.corpus.sources.html import page_of
 from lm_core.corpus.sources.local_files import LocalFile
 from lm_core.corpus.sources.records import Damage, Record, gzip_members, read_records
-from lm_core.corpus.sources.streams import BROKEN_STREAM, GRACE_BYTES, MAX_RATIO, BombError
+from lm_core.corpus.sources.streams import BROKEN_STREAM, GRACE_BYTES, MAX_RATIO, BombError, decompressed
 from lm_core.corpus.text import Item, Rejected, Tally
 
 _HTML = {"text/html", "application/xhtml+xml"}
 _PAGES = {"response", "resource", "conversion"}
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
 def read(file: LocalFile, config: LocalFiles) -> Iterator[Item]:
@@ -70,10 +74,12 @@ def _page(record: Record, file: LocalFile, config: LocalFiles, others: Counter[s
         else:
             page = page_of(content, label=charset or config.encoding)
             text, encoding, title, licence, time = page.text, page.encoding, page.title, page.licence, page.time
-    except (ValueError, zlib.error) as error:
+    except (ValueError, EOFError, zlib.error, zstandard.ZstdError) as error:
         yield Rejected(file.source, url, "bad_page", f"{where}: {error}"[:300])
         return
     yield Tally("encodings", encoding)
+    if "warc-truncated" in record.headers:
+        others["pages cut by the crawler"] += 1
     time = time or record.headers.get("warc-date")
     origin = Origin(file.source, url, title=title, licence=licence, url=url, time=time)
     yield from found(text, origin, max_bytes=config.max_document_bytes, place=where)
@@ -125,23 +131,62 @@ def _dechunked(body: bytes) -> bytes:
             raise ValueError("a chunk without a length") from None
         if length <= 0:
             return b"".join(parts)
+        if end + 2 + length > len(body):
+            raise ValueError(f"the page is cut short within a chunk of {length} bytes")
         parts.append(body[end + 2 : end + 2 + length])
         place = end + 2 + length + 2
     return b"".join(parts) if parts else body
 
 
 def _unpacked(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    """The page as it was before it was packed for its way; crawlers often store it so already, then it stays.
+
+    Raises:
+        ValueError: it is cut short, swells beyond the limit, or is packed by something that is not read.
+    """
     if encoding in ("", "identity", "none") or not body:
         return body
     if encoding in ("gzip", "x-gzip"):
-        if not body.startswith(b"\x1f\x8b"):  # unpacked by the crawler already
-            return body
-        plain = zlib.decompressobj(wbits=31).decompress(body, max_bytes + 1)
+        plain = _inflated(body, 31, max_bytes) if body.startswith(_GZIP) else body
     elif encoding == "deflate":
-        wbits = 15 if body[0] & 0x0F == 8 else -15
-        plain = zlib.decompressobj(wbits=wbits).decompress(body, max_bytes + 1)
+        plain = _inflated(body, 15 if body[0] & 0x0F == 8 else -15, max_bytes)
+    elif encoding == "zstd":
+        with decompressed(BytesIO(body), ".zst", len(body)) as stream:
+            plain = stream.read(max_bytes + 1) if body.startswith(_ZSTD) else body
+    elif encoding == "br":
+        plain = body if body.lstrip()[:1] == b"<" else _from_brotli(body, max_bytes)
     else:
         raise ValueError(f"content encoding {encoding[:40]!r} is not read")
     if len(plain) > max_bytes:
         raise ValueError(f"more than {max_bytes} bytes unpacked")
     return plain
+
+
+def _inflated(packed: bytes, wbits: int, max_bytes: int) -> bytes:
+    plain = b""
+    while len(plain) <= max_bytes:
+        unpacker = zlib.decompressobj(wbits=wbits)
+        plain += unpacker.decompress(packed, max_bytes + 1 - len(plain))
+        if not unpacker.eof and len(plain) <= max_bytes:
+            raise ValueError(f"the packed page is cut short after {len(plain)} bytes")
+        packed = unpacker.unused_data
+        if not packed.startswith(_GZIP):  # what may follow the page is another member, or padding
+            break
+    return plain
+
+
+def _from_brotli(packed: bytes, max_bytes: int) -> bytes:
+    try:
+        import brotli
+    except ImportError:
+        raise ValueError("content encoding 'br' needs brotli: pip install 'millrace[sources]'") from None
+    unpacker, plain = brotli.Decompressor(), b""
+    try:
+        plain = unpacker.process(packed, output_buffer_limit=max_bytes + 1)
+        while not unpacker.is_finished() and not unpacker.can_accept_more_data() and len(plain) <= max_bytes:
+            plain += unpacker.process(b"", output_buffer_limit=max_bytes + 1 - len(plain))
+    except brotli.error as error:
+        raise ValueError(f"no brotli: {error}") from None
+    if not unpacker.is_finished() and len(plain) <= max_bytes:
+        raise ValueError(f"the packed page is cut short after {len(plain)} bytes")
+    return bytes(plain)

@@ -10,6 +10,7 @@ from lm_core.corpus.config import LocalFiles
 from lm_core.corpus.sources.formats import ARCHIVE_FORMATS, format_of, items_of
 from lm_core.corpus.sources.local_files import LocalFile, suffix_of
 from lm_core.corpus.sources.streams import BROKEN_STREAM, GRACE_BYTES, MAX_RATIO, BombError
+from lm_core.corpus.sources.xml_root import format_within
 from lm_core.corpus.text import Item, Rejected, Tally
 
 _MAX_MEMBERS = 1_000_000
@@ -47,13 +48,15 @@ def _refuse_a_bomb(members: list[zipfile.ZipInfo], packed_bytes: int) -> None:
 
 
 def _member(file: LocalFile, info: zipfile.ZipInfo, config: LocalFiles) -> Iterator[Item]:
-    found = format_of(info.filename)
+    found, is_encrypted = format_of(info.filename), bool(info.flag_bits & 1)
+    if found is None and not is_encrypted:
+        found = format_within(info.filename, lambda compression: replace(file, compression=compression).open())
     if found is None:
         yield Tally("ignored_files", suffix_of(info.filename))
         return
     name = f"{file.name}/{info.filename}".encode("utf-8", "replace").decode()
     inner = replace(file, name=name, format=found[0], compression=found[1])
-    if info.flag_bits & 1:
+    if is_encrypted:
         yield Rejected(inner.source, name, "encrypted", "the member needs a password")
     elif found[0] in ARCHIVE_FORMATS:
         yield Rejected(inner.source, name, "nested_archive", "an archive within an archive is not opened")

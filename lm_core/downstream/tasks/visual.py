@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lm_core.downstream.task import Task
+from lm_core.downstream.task import Hub, Task
 
 FOLDER = "vqa/easy_vqa"
 YES_NO, SHAPES = ("no", "yes"), ("circle", "rectangle", "triangle")
@@ -16,6 +16,13 @@ TASKS = (
             "train": f"{FOLDER}/train_questions.parquet + {FOLDER}/train_images.parquet",
             "test": f"{FOLDER}/test_questions.parquet + {FOLDER}/test_images.parquet",
         },
+        # Photographs, 3.4 GB of them; questions with one of our answers. Each picture is asked about several times.
+        hub=Hub(
+            name="merve/vqav2-small",
+            splits={"all": "validation"},
+            rename={"multiple_choice_answer": "answer"},
+            keep={"answer": (*YES_NO, *SHAPES, *COLOURS)},
+        ),
         prompt="{question}",
         target="{answer}",
         labels=(*YES_NO, *SHAPES, *COLOURS),
@@ -26,8 +33,8 @@ TASKS = (
         max_train_items=40_000,
         max_validation_items=1_200,
         max_test_items=10_000,
-        num_epochs=3.0,
-        max_steps=270,
+        num_epochs=7.0,
+        max_steps=570,
         batch_tokens=1024,
         licence="MIT",
         source="easy-VQA: one coloured shape a picture (https://github.com/vzhou842/easy-VQA), the official split",
@@ -38,11 +45,12 @@ TASKS = (
         name="captioning",
         kind="visual",
         files={"all": "vqa/emoji_captions.parquet"},
+        hub=Hub(name="kuotient/noto-emoji-dataset", splits={"all": "train"}, rename={"text": "caption"}),
         keep={"n_codepoints": ("1",)},
         target="{caption}",
         picture="emoji",
         metric="chrf",
-        baselines=("nearest_neighbour",),
+        baselines=("majority", "nearest_neighbour"),
         max_train_items=2_000,
         max_validation_items=100,
         max_test_items=200,

@@ -57,6 +57,7 @@ TASKS = (
         choices=("{choice1}", "{choice2}"),
         target="{label}",
         group="{lang}",
+        parallel="lang",
         metric="accuracy",
         baselines=("chance", "kneser_ney_5_gram"),
         max_test_items=1800,
@@ -64,6 +65,24 @@ TASKS = (
         source="XCOPA: the likelier cause or effect, in Chinese, Italian and Swahili (Ponti et al. 2020)",
         weakness="the choice follows the premise without a connective, causes and effects alike; small models are near "
         "chance",
+    ),
+    Task(
+        name="bbh",
+        kind="choice",
+        files={"test": "eval/bbh.parquet"},
+        hub=Hub(name="lukaemon/bbh", subset="*", splits={"test": "test"}, rename={"subset": "task"}),
+        rows="options",
+        prompt="{input}\nAnswer:",
+        target="{target}",
+        group="{task}",
+        metric="accuracy",
+        baselines=("chance", "kneser_ney_5_gram"),
+        max_prompt_chars=4000,
+        max_test_items=200,
+        licence="MIT",
+        source="BIG-Bench Hard: tasks of reasoning (Suzgun et al. 2022)",
+        weakness="only the 20 of 27 tasks that list their options are asked; small models are near chance; of a prompt "
+        "longer than the context the end alone counts",
     ),
     Task(
         name="winogender",
