@@ -26,18 +26,13 @@ class LanguageModel(PythonModel):
 
         A model that sees answers on the CPU.
         """
-        from lm_core.downstream.labeller import Labeller, has_labels
-        from lm_core.evaluation.spans import SpanAnswerer, answers_by_spans
+        from lm_core.answering import answerer_of
         from lm_core.model.conversation import Speaker
         from lm_core.runtime import Runtime
-        from lm_core.vision.answerer import PictureAnswerer, has_eyes
 
         folder, device = Path(context.artifacts["checkpoint"]), Runtime().device
-        self.labeller = Labeller(folder, device=device) if has_labels(folder) else None
-        self.answerer = PictureAnswerer(folder) if has_eyes(folder) else None
-        self.finder = SpanAnswerer(folder, device=device) if answers_by_spans(folder) else None
-        others = self.labeller or self.answerer or self.finder
-        self.speaker = None if others else Speaker(folder, device=device)
+        self.answer = answerer_of(folder, device=device)
+        self.speaker = None if self.answer else Speaker(folder, device=device)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -50,20 +45,15 @@ class LanguageModel(PythonModel):
             params: max_new_tokens, temperature, top_k (0: off), top_p, min_p, repetition_penalty, seed; none of them
                 counts for labels and pictures, and only the first for spans.
         """
-        if self.labeller is not None:
-            named = self.labeller([str(prompt) for prompt in model_input["prompt"]])
-            return pd.DataFrame({"text": [label for label, _ in named]})
-        if self.answerer is not None:
-            asked = [str(prompt) for prompt in model_input["prompt"]]
-            return pd.DataFrame({"text": self.answerer([bytes(p) for p in model_input["picture"]], asked)})
-        given = params or {}
-        if self.finder is not None:
-            asked = [str(prompt) for prompt in model_input["prompt"]]
-            return pd.DataFrame({"text": self.finder(asked, int(given.get("max_new_tokens", 64)))})
+        given, prompts = params or {}, [str(prompt) for prompt in model_input["prompt"]]
+        max_new_tokens = int(given.get("max_new_tokens", 64))
+        if self.answer is not None:
+            pictures = [bytes(picture) for picture in model_input.get("picture", ())]
+            return pd.DataFrame({"text": [said.text for said in self.answer(prompts, pictures, max_new_tokens)]})
         assert self.speaker is not None
         texts = self.speaker.complete_all(
-            [str(prompt) for prompt in model_input["prompt"]],
-            max_new_tokens=int(given.get("max_new_tokens", 64)),
+            prompts,
+            max_new_tokens=max_new_tokens,
             temperature=float(given.get("temperature", 0.0)),
             top_k=int(given.get("top_k", 0)) or None,
             top_p=float(given.get("top_p", 1.0)),

@@ -35,8 +35,8 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests with servers first: they take longest."""
-    items.sort(key=lambda item: item.get_closest_marker("server") is None)
+    """The tests with servers first, which take longest, and then the slow ones: no process works alone at the end."""
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("server", "slow")])
 
 
 @pytest.fixture(scope="session")

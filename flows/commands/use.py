@@ -70,11 +70,24 @@ def _written(options: Options, folder: Path) -> dict[str, Any]:
 
 def _answered_at_once(options: Options, folder: Path) -> dict[str, Any]:
     """What a model with eyes, with labels or with spans for answers says; nothing from a model that writes."""
-    from lm_core.downstream.labeller import Labeller, has_labels
-    from lm_core.errors import UserError
-    from lm_core.evaluation.spans import SpanAnswerer, answers_by_spans
+    from lm_core.answering import answerer_of
     from lm_core.runtime import Runtime
-    from lm_core.vision.answerer import PictureAnswerer, has_eyes
+
+    pictures = _pictures(options, folder)
+    answer = answerer_of(folder, device=Runtime().device)
+    if answer is None:
+        return {}
+    ((text, probability),) = answer([options.prompt], pictures, options.max_new_tokens)
+    if probability is None:
+        say(text)
+        return {"text": text}
+    say(f"{text} ({probability:.1%})")
+    return {"text": text, "probability": probability}
+
+
+def _pictures(options: Options, folder: Path) -> list[bytes]:
+    from lm_core.errors import UserError
+    from lm_core.vision.answerer import has_eyes
 
     if has_eyes(folder) != (options.picture is not None):
         raise UserError(
@@ -82,23 +95,10 @@ def _answered_at_once(options: Options, folder: Path) -> dict[str, Any]:
             if has_eyes(folder)
             else f"{options.model} cannot see: --picture has no effect"
         )
-    if options.picture is not None:
-        try:
-            picture = options.picture.read_bytes()
-        except OSError as error:
-            raise UserError(f"{options.picture} cannot be read: {error.strerror}") from None
-        (text,) = PictureAnswerer(folder)([picture], [options.prompt])
-        say(text)
-        return {"text": text}
-    if has_labels(folder):
-        ((label, probability),) = Labeller(folder, device=Runtime().device)([options.prompt])
-        say(f"{label} ({probability:.1%})")
-        return {"text": label, "probability": probability}
-    if answers_by_spans(folder):
-        (text,) = SpanAnswerer(folder, device=Runtime().device)([options.prompt], options.max_new_tokens)
-        say(text)
-        return {"text": text}
-    return {}
+    try:
+        return [options.picture.read_bytes()] if options.picture else []
+    except OSError as error:
+        raise UserError(f"{options.picture} cannot be read: {error.strerror}") from None
 
 
 def _chat(options: Options) -> dict[str, Any]:

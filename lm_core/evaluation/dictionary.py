@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from lm_core.evaluation.metrics import SPACELESS
+
 ROUNDS = 5
 # Words of scripts without spaces are learnt from their text; more of them than this translate worse (en-zh: chrF).
 VOCAB_SIZE = 3000
@@ -15,10 +17,9 @@ VOCAB_SIZE = 3000
 PLACEHOLDERS = re.compile(
     r"``[^`]+``|:[a-z:]+:`[^`]+`|%(?:\([a-z_]+\))?[sdr]|\{[^{}\s]*\}|--?[a-z][\w-]+|\d+(?:\.\d+)*"
 )
-_SPACELESS = r"぀-ヿ㐀-䶿一-鿿"
-_RUN = re.compile(f"[{_SPACELESS}]+")
-_NO_SPACE_BESIDE = re.compile(rf"[{_SPACELESS}\u3000-\u303f\uff00-\uffef]")
-_TOKENS = re.compile(rf"{PLACEHOLDERS.pattern}|[{_SPACELESS}]+|[^\W\d_{_SPACELESS}]+['’]?|\w|[^\w\s]")
+_RUN = re.compile(f"[{SPACELESS}]+")
+_NO_SPACE_BESIDE = re.compile(rf"[{SPACELESS}\u3000-\u303f\uff00-\uffef]")
+_TOKENS = re.compile(rf"{PLACEHOLDERS.pattern}|[{SPACELESS}]+|[^\W\d_{SPACELESS}]+['’]?|\w|[^\w\s]")
 
 Ids = NDArray[np.int64]
 Segment = Callable[[str], list[str]]

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-# Words; characters of scripts that put no space between words stand alone.
-_WORDS = re.compile(r"[぀-ヿ㐀-䶿一-鿿]|[^\W_぀-ヿ㐀-䶿一-鿿]+")
+# Scripts that put no space between words, as the inside of a pattern's brackets: their characters stand alone.
+SPACELESS = "぀-ヿ㐀-䶿一-鿿"
+_WORDS = re.compile(rf"[{SPACELESS}]|[^\W_{SPACELESS}]+")
 
 _NUMBERS = re.compile(r"-?\d+(?:\.\d+)?")
 

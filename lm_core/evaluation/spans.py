@@ -14,6 +14,7 @@ from typing import Any
 from lm_core.downstream.encoding import answer_room, prompt_rows
 from lm_core.downstream.task import text_between
 from lm_core.evaluation.generation import written_in_batches
+from lm_core.evaluation.metrics import SPACELESS
 from lm_core.model.continuation import continuation
 from lm_core.model.language_model import LanguageModel
 from lm_core.model.weights import load_model
@@ -21,7 +22,7 @@ from lm_core.tokenizer import TextTokenizer, load_tokenizer
 
 MAX_PIECES = 14
 # A word, a mark, or a character of a script that puts no space between words.
-_PIECES = re.compile(r"[぀-ヿ㐀-䶿一-鿿]|[^\W぀-ヿ㐀-䶿一-鿿]+|[^\w\s]")
+_PIECES = re.compile(rf"[{SPACELESS}]|[^\W{SPACELESS}]+|[^\w\s]")
 
 
 def spans_of(text: str) -> Iterator[str]:

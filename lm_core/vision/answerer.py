@@ -37,8 +37,10 @@ class PictureAnswerer:
             pictures: files of a known format (PNG, JPEG, GIF, WEBP, BMP, TIFF).
 
         Raises:
-            UserError: naming the first picture that does not decode.
+            UserError: naming the first picture that does not decode; not a picture for each prompt.
         """
+        if len(pictures) != len(prompts):
+            raise UserError(f"each prompt needs its picture: there are {len(prompts)} and {len(pictures)}")
         eyes = visual_decoder_of(self.model)
         eyes.look_at(np.stack([self._decoded(place, content) for place, content in enumerate(pictures)]))
         rows = opening_rows(prompts, range(len(pictures)), self.tokenizer, eyes.context_length - max_new_tokens)

@@ -27,6 +27,7 @@ def test_it_is_of_the_class_of_gpt_2_small():
 
 
 # Compiling takes half a minute on a machine that has not done it before; test_pretrain.py does it in one mode, always.
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
 def test_its_code_path_learns_on_a_cpu(tokens, tokenizer, tmp_path, compiled):
     small = {"num_layers": 1, "d_model": 32, "num_heads": 2, "num_kv_heads": 2, "d_ff": 64}
@@ -45,6 +46,7 @@ def test_its_code_path_learns_on_a_cpu(tokens, tokenizer, tmp_path, compiled):
     assert statistics["val_loss"] < 5.9  # log(400) = 5.99 is where an untrained model stands
 
 
+@pytest.mark.slow
 def test_the_benchmark_that_waits_for_a_gpu_is_ready_to_run():
     options = "--tiny --device cpu --eager --steps 1 --micro-batch-tokens 256 --micro-batches 1 --muon --documents 32"
     command = [sys.executable, "-m", "tests.benchmarks.gpu_training", *options.split()]

@@ -53,6 +53,7 @@ def test_attention_within_documents_trains_another_model(tokens, tokenizer, tmp_
     assert runs[1]["val_loss"] == pytest.approx(runs[0]["val_loss"], rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_stopped_run_ends_with_the_weights_of_an_undisturbed_one(tokens, tokenizer, tmp_path, how):
     config = LONGER.model_copy(

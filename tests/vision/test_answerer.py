@@ -34,10 +34,10 @@ def test_the_served_model_sees_what_it_is_given(folder, new_pictures):
 
 def test_the_command_answers_about_a_picture_and_says_what_is_missing(folder, world, new_pictures, tmp_path, capsys):
     (tmp_path / "red.png").write_bytes(new_pictures[0])
-    options = Namespace(model="eyes", prompt="is it red?", picture=tmp_path / "red.png")
+    options = Namespace(model="eyes", prompt="is it red?", picture=tmp_path / "red.png", max_new_tokens=8)
     assert _answered_at_once(options, folder) == {"text": "yes"}
     with pytest.raises(UserError, match="name one with --picture"):
-        _answered_at_once(Namespace(model="eyes", prompt="is it red?", picture=None), folder)
+        _answered_at_once(Namespace(model="eyes", prompt="is it red?", picture=None, max_new_tokens=8), folder)
     with pytest.raises(UserError, match="cannot see"):
         _answered_at_once(options, world.base.folder)
     options.picture = tmp_path / "not_there.png"
@@ -49,3 +49,8 @@ def test_the_command_answers_about_a_picture_and_says_what_is_missing(folder, wo
 def test_bytes_that_are_no_picture_are_named(folder):
     with pytest.raises(UserError, match="picture 1 cannot be read"):
         PictureAnswerer(folder)([b"GIF89a"], ["what colour is it?"])
+
+
+def test_a_picture_too_few_is_said(folder):
+    with pytest.raises(UserError, match="each prompt needs its picture"):
+        PictureAnswerer(folder)([], ["what colour is it?"])
