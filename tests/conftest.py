@@ -35,8 +35,9 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests with servers first, which take longest, and then the slow ones: no process works alone at the end."""
-    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("server", "slow")])
+    """Files with servers first, which take longest, then those with slow tests: no process works alone at the end."""
+    marked = {name: {item.path for item in items if item.get_closest_marker(name)} for name in ("server", "slow")}
+    items.sort(key=lambda item: [item.path not in files for files in marked.values()])
 
 
 @pytest.fixture(scope="session")
